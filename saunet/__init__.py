@@ -1,0 +1,33 @@
+"""Retinal blood-vessel segmentation: SA-UNet, SA-UNetv2 and their relatives."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# name -> module. Resolved on first use, so that `saunet --help`, `saunet score`
+# and `saunet doctor` do not wait seconds for a deep-learning framework.
+_PUBLIC = {
+    "InputError": "errors",
+    "list_models": "models",
+    "build_model": "models",
+    "load_weights": "weights",
+    "save_weights": "weights",
+    "count_parameters": "profiling",
+    "count_flops": "profiling",
+    "Segmenter": "inference",
+    "load_pretrained": "inference",
+    "Recipe": "training",
+    "train": "training",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(f"saunet.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'saunet' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

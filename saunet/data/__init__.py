@@ -1,0 +1,1 @@
+"""Datasets, their official splits, and everything done to an image."""

@@ -1,0 +1,9 @@
+"""The one error that a user's own input can cause."""
+
+
+class InputError(ValueError):
+    """Bad input: one line that says what came, what was expected, what to do.
+
+    The command line prints the message and exits with status 2; every other
+    exception is a defect of this package and keeps its traceback.
+    """

@@ -1,0 +1,34 @@
+"""Shared fixtures: seeds, a clean Keras state, and where the real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+SHARED = Path(
+    os.environ.get("SAUNET_SHARED", Path(__file__).resolve().parents[2] / "shared")
+)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Returns a function: sub-folder of SAUNET_SHARED, or skip saying why."""
+
+    def find(name):
+        folder = SHARED / name
+        if not folder.is_dir():
+            pytest.skip(f"{folder} not found: set SAUNET_SHARED to its parent")
+        return folder
+
+    return find
+
+
+@pytest.fixture
+def seed():
+    """Seeds Python, NumPy and the backend, and clears Keras's global state."""
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)

@@ -1,0 +1,214 @@
+"""Reading any picture as 8-bit RGB, labels as {0, 1}, and writing PNG atomically."""
+
+import gzip
+import os
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from saunet.errors import InputError
+
+# Endings rather than `Path.suffix`, which sees only the ".gz" of ".ppm.gz".
+IMAGE_SUFFIXES = (
+    ".tif",
+    ".tiff",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".ppm",
+    ".ppm.gz",
+    ".gif",
+    ".bmp",
+    ".webp",
+)
+MIN_SIDE = 32  # pixels; below it no network of this package has a map left to convolve
+_FORMATS = ("TIFF", "PNG", "JPEG", "MPO", "PPM", "GIF", "BMP", "WEBP")
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def is_image_name(path):
+    """Returns whether the file name ends like a picture that `read_image` knows."""
+    return Path(path).name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def image_stem(path):
+    """Returns the file name without its picture ending: `im0001.ppm.gz` -> `im0001`."""
+    name = Path(path).name
+    for suffix in sorted(IMAGE_SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def read_image(path):
+    """Reads one picture of any common kind as RGB.
+
+    16-bit grey is scaled by 1/257 (65535 becomes 255); 16-bit colour keeps the
+    high byte. Transparency is composited onto black, because black is what
+    surrounds a fundus photograph and the colours under a transparent pixel are
+    arbitrary. The orientation in the EXIF block is applied.
+
+    Args:
+        path: file name; tif, png, jpg, ppm, ppm.gz, gif, bmp or webp, told apart
+            by content.
+
+    Returns:
+        `(H, W, 3)` uint8.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, not a picture, has a
+            side under 32 pixels, or more pixels than Pillow's limit (about 179
+            million).
+    """
+    image = _decode(path)
+    if min(image.size) < MIN_SIDE:
+        raise InputError(
+            f"{path}: {image.size[0]}x{image.size[1]} pixels, expected at least "
+            f"{MIN_SIDE} a side: give a whole fundus photograph."
+        )
+    return np.array(image.convert("RGB"))
+
+
+def read_gray(path):
+    """Reads one picture as brightness, 16 bits kept where the file has them.
+
+    Returns:
+        `(H, W)` uint8, or uint16 for 16-bit grey files.
+
+    Raises:
+        InputError: as `read_image`, but any size is taken.
+    """
+    image = _decode(path, keep_16_bit=True)
+    if isinstance(image, np.ndarray):
+        return image
+    return np.array(image.convert("L"))
+
+
+def read_mask(path):
+    """Reads a label or mask picture: vessel (or inside) where brightness > 127.
+
+    A file that holds only 0 and 1 is taken as it is; by the threshold alone it
+    would silently be empty.
+
+    Returns:
+        `(H, W)` uint8 in {0, 1}.
+
+    Raises:
+        InputError: as `read_gray`.
+    """
+    gray = read_gray(path)
+    if gray.max() <= 1:
+        return gray.astype(np.uint8)
+    # 128 * 257 is the 16-bit value of 8-bit 128.
+    threshold = 127 if gray.dtype == np.uint8 else 128 * 257 - 1
+    return (gray > threshold).astype(np.uint8)
+
+
+def write_png(path, array):
+    """Writes a PNG beside its name first, then renames: it is whole or absent.
+
+    Args:
+        path: file name; its folder must exist.
+        array: `(H, W)` or RGB `(H, W, 3)` uint8, or `(H, W)` uint16.
+
+    Raises:
+        InputError: the folder is missing or unwritable, or the disk is full;
+            whatever the name held before is unchanged.
+        ValueError: the array has another shape or type.
+    """
+    array = np.asarray(array)
+    colour = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
+    gray = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not (colour or gray):
+        raise ValueError(
+            f"Cannot write {array.dtype} {array.shape} as PNG: expected (H, W) uint8 "
+            "or uint16, or (H, W, 3) uint8."
+        )
+    if colour:
+        array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
+    write_bytes(path, cv2.imencode(".png", array)[1].tobytes())
+
+
+def write_bytes(path, content):
+    """Writes `content` to a file that is afterwards whole, or as it was before.
+
+    Raises:
+        InputError: the folder is missing or unwritable, or the disk is full.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): give an existing, "
+            "writable folder with free space."
+        ) from error
+
+
+def _decode(path, *, keep_16_bit=False):
+    """Returns a loaded, upright Pillow image in L or RGB; or a uint16 array."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file: check the name.")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a picture file.")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: is empty (0 bytes): copy the file again.")
+        with path.open("rb") as raw, warnings.catch_warnings():
+            # What Pillow warns of is either harmless or raised below.
+            warnings.simplefilter("ignore")
+            zipped = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            file = gzip.GzipFile(fileobj=raw) if zipped else raw
+            image = Image.open(file, formats=_FORMATS)
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels: "
+            "scale the picture down or cut it."
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: not a picture, expected {', '.join(IMAGE_SUFFIXES)}: "
+            "convert the file to one of these."
+        ) from error
+    except Exception as error:  # a damaged file makes decoders raise almost anything
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{path}: cannot be read as a picture ({reason[0]}): the file may be "
+            "truncated or damaged; copy it again."
+        ) from error
+    if image.mode.startswith("I"):
+        deep = np.array(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise InputError(
+                f"{path}: 32-bit picture, expected 8 or 16 bits: convert the file."
+            )
+        if keep_16_bit:
+            return deep.astype(np.uint16)
+        return Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise InputError(
+            f"{path}: floating-point picture, expected 8 or 16 bits: convert the file."
+        )
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
+    return image if image.mode in ("L", "RGB") else _flatten(image)
+
+
+def _flatten(image):
+    """Returns 1-bit as L (exact 0 and 255), every other mode as RGB."""
+    return image.convert("L" if image.mode == "1" else "RGB")

@@ -4,7 +4,7 @@ No file of a dataset is part of this package; each is read where it was unpacked
 
 | key | official source | split |
 |---|---|---|
-| drive | Staal et al. 2004 (https://drive.grand-challenge.org) | 20 / 20, the official |
+| drive | Staal et al. 2004 (https://drive.grand-challenge.org) | official 20 / 20 |
 | chase_db1 | Fraz et al. 2012 (Kingston University) | first 20 / last 8 |
 | stare | Hoover et al. 2000 (https://cecas.clemson.edu/~ahoover/stare) | 5 folds of 4 |
 """

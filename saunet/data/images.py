@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (
     ".webp",
 )
 MIN_SIDE = 32  # pixels; below it no network of this package has a map left to convolve
-_FORMATS = ("TIFF", "PNG", "JPEG", "MPO", "PPM", "GIF", "BMP", "WEBP")
+_FORMATS = ("TIFF", "PNG", "JPEG", "PPM", "GIF", "BMP", "WEBP")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 

@@ -1,0 +1,80 @@
+"""Tensor in, tensor out: the units that the papers repeat."""
+
+import keras
+from keras import layers
+
+from saunet.errors import InputError
+from saunet.layers import DropBlock2D, GroupNormalization
+
+
+def image_input(input_shape, *, poolings):
+    """Returns the input of a network that halves its map `poolings` times.
+
+    Args:
+        input_shape: `(H, W, channels)`; H and W may be `None`.
+        poolings: Integer; H and W must be multiples of `2**poolings`.
+    """
+    multiple = 2**poolings
+    if any(side is not None and side % multiple for side in input_shape[:2]):
+        raise InputError(
+            f"input_shape {tuple(input_shape)}: height and width must be multiples "
+            f"of {multiple}; pad the image or pass (None, None, 3)"
+        )
+    return keras.Input(input_shape, name="image")
+
+
+def conv_relu(x, filters, *, name):
+    """U-Net's unit: convolution 3x3, ReLU."""
+    x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def conv_drop_relu(x, filters, *, rate, block_size, name):
+    """SD-Unet's unit: convolution 3x3, DropBlock, ReLU."""
+    x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
+    x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def conv_drop_bn_relu(x, filters, *, rate, block_size, name):
+    """SA-UNet's structured dropout convolution: with batch normalisation."""
+    x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
+    x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def conv_drop_gn_silu(x, filters, *, rate, block_size, name):
+    """SA-UNetv2's unit: group normalisation of 8 groups and SiLU."""
+    x = layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )(x)
+    x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
+    x = GroupNormalization(8, epsilon=1e-3, name=f"{name}_gn")(x)
+    return layers.Activation("silu", name=f"{name}_silu")(x)
+
+
+def up_conv(x, filters, *, name):
+    """Doubles the map by a 3x3 transposed convolution with bias, no activation.
+
+    The papers' "2x2 up-convolution" is its stride.
+    """
+    return layers.Conv2DTranspose(
+        filters, 3, strides=2, padding="same", name=f"{name}_conv"
+    )(x)
+
+
+def vessel_map(x, *, kernel_initializer="glorot_uniform"):
+    """Convolution 1x1 and sigmoid: `(N, H, W, 1)` vessel probability.
+
+    The sigmoid stays in float32 under mixed precision: probabilities near 1 have
+    no neighbours in bfloat16.
+    """
+    x = layers.Conv2D(1, 1, kernel_initializer=kernel_initializer, name="vessels_conv")(
+        x
+    )
+    return layers.Activation("sigmoid", dtype="float32", name="vessels")(x)

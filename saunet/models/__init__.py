@@ -1,0 +1,71 @@
+"""The networks: one paper a file, and the table of all of them."""
+
+import difflib
+import inspect
+
+from saunet.errors import InputError
+from saunet.models.sa_unet import (
+    sa_unet,
+    sa_unet_backbone,
+    sd_unet,
+    unet_18,
+    unet_18_sa,
+    unet_23,
+)
+from saunet.models.sa_unet_v2 import (
+    sa_unet_gn_silu,
+    sa_unet_v2,
+    sa_unet_v2_narrow,
+    sa_unet_v2_skip_sa,
+    unet_32,
+)
+
+MODELS = {
+    "unet_23": unet_23,
+    "unet_18": unet_18,
+    "unet_18_sa": unet_18_sa,
+    "sd_unet": sd_unet,
+    "sa_unet_backbone": sa_unet_backbone,
+    "sa_unet": sa_unet,
+    "sa_unet_gn_silu": sa_unet_gn_silu,
+    "sa_unet_v2_narrow": sa_unet_v2_narrow,
+    "sa_unet_v2_skip_sa": sa_unet_v2_skip_sa,
+    "sa_unet_v2": sa_unet_v2,
+    "unet_32": unet_32,
+}
+
+
+def list_models():
+    """Returns the sorted names of all networks."""
+    return sorted(MODELS)
+
+
+def build_model(name, input_shape=(None, None, 3), **kwargs):
+    """Builds a network with fresh weights.
+
+    Args:
+        name: A name of `list_models()`.
+        input_shape: `(H, W, 3)`; H and W may be `None`, any multiple fits then.
+        **kwargs: Options of the builder, such as `rate` of `sa_unet`.
+
+    Returns:
+        A `keras.Model` from RGB `(N, H, W, 3)` in [0, 1] to vessel probability
+        `(N, H, W, 1)` in [0, 1].
+
+    Raises:
+        InputError: Unknown name or option, or a size that cannot be halved.
+    """
+    if name not in MODELS:
+        guess = difflib.get_close_matches(str(name), MODELS, n=1)
+        hint = f"did you mean '{guess[0]}'?" if guess else "see `saunet models`"
+        raise InputError(
+            f"unknown network '{name}'; {hint} Known: {', '.join(list_models())}"
+        )
+    options = list(inspect.signature(MODELS[name]).parameters)[1:]
+    unknown = sorted(set(kwargs) - set(options))
+    if unknown:
+        raise InputError(
+            f"network '{name}' has no option '{unknown[0]}'; it takes: "
+            f"{', '.join(options)}"
+        )
+    return MODELS[name](input_shape, **kwargs)

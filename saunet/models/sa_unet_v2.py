@@ -1,0 +1,142 @@
+"""SA-UNetv2, the steps of its ablation, and the U-Net of its table.
+
+Paper: Guo et al., "SA-UNetv2: Rethinking Spatial Attention U-Net for Retinal
+Vessel Segmentation", 2025, https://arxiv.org/abs/2509.11774.
+
+                         levels          bottleneck       skip connections
+    sa_unet_gn_silu      16/32/64        128, attention   plain
+    sa_unet_v2_narrow    16/32/48        64, attention    plain
+    sa_unet_v2_skip_sa   16/32/48        64, attention    spatial attention
+    sa_unet_v2           16/32/48        64, attention    cross-scale attention
+    unet_32              32/64/128/256   512              plain
+
+Unit: conv 3x3 (he_normal), DropBlock, GroupNorm of 8 groups, SiLU.
+Departures: none known in the graph.
+"""
+
+from functools import partial
+
+import keras
+from keras import layers
+
+from saunet.blocks import conv_drop_gn_silu, image_input, up_conv, vessel_map
+from saunet.layers import CrossScaleSpatialAttention, SpatialAttention
+
+
+def sa_unet_v2(
+    input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_v2"
+):
+    """SA-UNetv2: a narrow SA-UNet whose skips are gated across scales.
+
+    Args:
+        input_shape: `(H, W, 3)`, multiples of 8 or `None`; RGB in [0, 1].
+        rate: Share dropped by DropBlock.
+        block_size: Side of a dropped block.
+        name: Name of the `keras.Model`.
+
+    Returns:
+        A `keras.Model` from `(N, H, W, 3)` to `(N, H, W, 1)` in [0, 1].
+    """
+    return _u_net(
+        input_shape,
+        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
+        filters=(16, 32, 48, 64),
+        attention=True,
+        gate=_cross_scale,
+        name=name,
+    )
+
+
+def sa_unet_v2_skip_sa(
+    input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_v2_skip_sa"
+):
+    """Ablation: each skip connection is gated by its own spatial attention."""
+    return _u_net(
+        input_shape,
+        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
+        filters=(16, 32, 48, 64),
+        attention=True,
+        gate=_own_scale,
+        name=name,
+    )
+
+
+def sa_unet_v2_narrow(
+    input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_v2_narrow"
+):
+    """Ablation: 16/32/48/64 filters, plain skip connections."""
+    return _u_net(
+        input_shape,
+        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
+        filters=(16, 32, 48, 64),
+        attention=True,
+        gate=_plain,
+        name=name,
+    )
+
+
+def sa_unet_gn_silu(
+    input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_gn_silu"
+):
+    """Ablation: SA-UNet with GroupNorm and SiLU ("SA-UNet, 0.54 M, 26.54 G")."""
+    return _u_net(
+        input_shape,
+        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
+        filters=(16, 32, 64, 128),
+        attention=True,
+        gate=_plain,
+        name=name,
+    )
+
+
+def unet_32(
+    input_shape=(None, None, 3), *, filters=32, rate=0.15, block_size=7, name="unet_32"
+):
+    """The "U-Net, 8.64 M, 137.10 G" row: five widths from `filters`, doubling."""
+    return _u_net(
+        input_shape,
+        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
+        filters=tuple(filters * 2**level for level in range(5)),
+        attention=False,
+        gate=_plain,
+        name=name,
+    )
+
+
+def _u_net(input_shape, unit, *, filters, attention, gate, name):
+    """The skeleton of the five networks; the last of `filters` is the bottleneck."""
+    *levels, bottleneck = filters
+    inputs = image_input(input_shape, poolings=len(levels))
+    x, skips = inputs, []
+    for level, width in enumerate(levels):
+        x = unit(x, width, name=f"down{level}_a")
+        x = unit(x, width, name=f"down{level}_b")
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"down{level}_pool")(x)
+
+    x = unit(x, bottleneck, name="bottleneck_a")
+    if attention:
+        x = SpatialAttention(7, name="bottleneck_attention")(x)
+    x = unit(x, bottleneck, name="bottleneck_b")
+
+    for level, width in reversed(list(enumerate(levels))):
+        x = up_conv(x, width, name=f"up{level}")
+        skip = gate(skips[level], x, name=f"up{level}_gate")
+        x = layers.Concatenate(name=f"up{level}_concat")([x, skip])
+        x = unit(x, width, name=f"up{level}_a")
+        x = unit(x, width, name=f"up{level}_b")
+
+    outputs = vessel_map(x, kernel_initializer="he_normal")
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _plain(skip, up, *, name):
+    return skip
+
+
+def _own_scale(skip, up, *, name):
+    return SpatialAttention(7, name=name)(skip)
+
+
+def _cross_scale(skip, up, *, name):
+    return CrossScaleSpatialAttention(7, name=name)([skip, up])

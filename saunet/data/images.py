@@ -69,7 +69,7 @@ def read_image(path):
             f"{path}: {image.size[0]}x{image.size[1]} pixels, expected at least "
             f"{MIN_SIDE} a side: give a whole fundus photograph."
         )
-    return np.array(image.convert("RGB"))
+    return np.array(_to_8_bit(image, path).convert("RGB"))
 
 
 def read_gray(path):
@@ -81,10 +81,10 @@ def read_gray(path):
     Raises:
         InputError: as `read_image`, but any size is taken.
     """
-    image = _decode(path, keep_16_bit=True)
-    if isinstance(image, np.ndarray):
-        return image
-    return np.array(image.convert("L"))
+    image = _decode(path)
+    if image.mode[0] == "I":
+        return _deep(image, path)
+    return np.array(_to_8_bit(image, path).convert("L"))
 
 
 def read_mask(path):
@@ -153,8 +153,8 @@ def write_bytes(path, content):
         ) from error
 
 
-def _decode(path, *, keep_16_bit=False):
-    """Returns a loaded, upright Pillow image in L or RGB; or a uint16 array."""
+def _decode(path):
+    """Returns a loaded, upright Pillow image in whatever mode the file has."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file: check the name.")
@@ -190,25 +190,30 @@ def _decode(path, *, keep_16_bit=False):
             f"{path}: cannot be read as a picture ({reason[0]}): the file may be "
             "truncated or damaged; copy it again."
         ) from error
-    if image.mode.startswith("I"):
-        deep = np.array(image)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise InputError(
-                f"{path}: 32-bit picture, expected 8 or 16 bits: convert the file."
-            )
-        if keep_16_bit:
-            return deep.astype(np.uint16)
-        return Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    return image
+
+
+def _to_8_bit(image, path):
+    """Returns a picture of any mode as L or RGB."""
+    if image.mode[0] == "I":
+        return Image.fromarray(
+            ((_deep(image, path).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        )
     if image.mode == "F":
         raise InputError(
             f"{path}: floating-point picture, expected 8 or 16 bits: convert the file."
         )
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
-    return image if image.mode in ("L", "RGB") else _flatten(image)
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _flatten(image):
-    """Returns 1-bit as L (exact 0 and 255), every other mode as RGB."""
-    return image.convert("L" if image.mode == "1" else "RGB")
+def _deep(image, path):
+    """Returns a 16-bit grey picture, which Pillow may hold in 32 bits, as uint16."""
+    pixels = np.array(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise InputError(
+            f"{path}: 32-bit picture, expected 8 or 16 bits: convert the file."
+        )
+    return pixels.astype(np.uint16)

@@ -1,0 +1,386 @@
+"""Probability maps + truth + field of view -> rows -> one of four protocols.
+
+A protocol is a region and a pooling, and a score without them means nothing:
+
+| region | the pixels that count |
+|---|---|
+| fov | those inside the field of view |
+| frame | all; the black corners are free true negatives |
+
+| pooling | the summary |
+|---|---|
+| pooled | one count over the pixels of all images |
+| mean | each metric an image, then their mean |
+
+A pixel is a vessel if its probability is above the threshold, not at it.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from saunet.data.datasets import NO_TEST_LABELS
+from saunet.data.images import image_stem, is_image_name, read_gray, read_mask
+from saunet.errors import InputError
+from saunet.metrics import (
+    METRICS,
+    cldice,
+    count,
+    count_skeletons,
+    pr_auc,
+    roc_auc,
+)
+
+REGIONS = ("fov", "frame")
+POOLINGS = ("pooled", "mean")
+SCORES = (*METRICS, "auc", "pr_auc", "cldice")
+
+
+def evaluate(probabilities, samples, *, region, pooling, threshold=0.5):
+    """Scores probability maps against the labels of a dataset.
+
+    Args:
+        probabilities: iterable of `(H, W)` floats in [0, 1], one a sample; a
+            generator keeps one map at a time in memory besides the pooled pixels.
+        samples: sequence of `Sample`, in the same order.
+        region: "fov" or "frame".
+        pooling: "pooled" or "mean".
+        threshold: float in [0, 1]; vessel if the probability is greater.
+
+    Returns:
+        As `summarise`.
+
+    Raises:
+        InputError: a sample has no labels (DRIVE's test part as downloaded today),
+            or as `summarise`.
+    """
+    unlabelled = [sample.name for sample in samples if sample.vessels is None]
+    if unlabelled:
+        raise InputError(f"No labels for {', '.join(unlabelled)}: {NO_TEST_LABELS}.")
+    return summarise(
+        (
+            (sample.name, probability, sample.vessels, sample.fov)
+            for probability, sample in zip(probabilities, samples, strict=True)
+        ),
+        region=region,
+        pooling=pooling,
+        threshold=threshold,
+    )
+
+
+def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.5):
+    """Scores a folder of probability maps against a folder of labels.
+
+    Args:
+        predictions: folder of 8- or 16-bit pictures, full scale meaning 1. Where
+            some are named `<name>_prob`, as `saunet predict` writes them, the others
+            are left out.
+        truth: folder of label pictures, paired with them by `pair_files`.
+        fov: folder of field-of-view pictures; needed for the region "fov". It may
+            hold more images than are scored.
+        region: "fov" or "frame".
+        pooling: "pooled" or "mean".
+        threshold: float in [0, 1]; vessel if the probability is greater.
+
+    Returns:
+        As `summarise`; the names are the numbers or names both sides share.
+
+    Raises:
+        InputError: a folder is missing or empty, files cannot be paired or read, a
+            truth is no label, the region is "fov" without `fov`, or as `summarise`.
+    """
+    _check_protocol(region, pooling, threshold)
+    if region == "fov" and fov is None:
+        raise InputError(
+            "Region fov needs the field-of-view masks: pass their folder with --fov, "
+            "or score the whole frame with --region frame."
+        )
+    guesses = _list_predictions(predictions)
+    labels = pair_files(guesses, list_images(truth))
+    surplus = sorted(set(list_images(truth)) - set(labels.values()))
+    if surplus:
+        raise InputError(
+            f"{truth}: no prediction for {_names(surplus)}: predict these too, or "
+            "leave only the truth that is to be scored."
+        )
+    masks = pair_files(guesses, list_images(fov)) if region == "fov" else {}
+    shared = _shared_names(guesses)
+    return summarise(
+        (
+            (
+                shared[path],
+                read_probability(path),
+                _read_label(labels[path]),
+                read_mask(masks[path]) if masks else None,
+            )
+            for path in guesses
+        ),
+        region=region,
+        pooling=pooling,
+        threshold=threshold,
+    )
+
+
+def summarise(items, *, region, pooling, threshold=0.5):
+    """Scores maps one by one and summarises them by one of the four protocols.
+
+    Args:
+        items: iterable of `(name, probability, truth, fov)`: str, `(H, W)` floats in
+            [0, 1], `(H, W)` in {0, 1}, and the same or None for the region "frame".
+        region: "fov" or "frame".
+        pooling: "pooled" (one count over all images' pixels; clDice over all
+            skeleton pixels) or "mean" (of each metric over images; one image where
+            it is undefined makes it undefined).
+        threshold: float in [0, 1]; vessel if the probability is greater.
+
+    Returns:
+        Dict with the keys region, pooling, threshold, images (how many), those of
+        `SCORES` (floats, NaN where undefined) and per_image: a list of dicts with
+        name, pixels, tp, fp, fn, tn and `SCORES`, the same for both poolings.
+
+    Raises:
+        InputError: the region, pooling or threshold is not one of the above, there
+            is nothing to score, sizes differ, or a map is not in [0, 1].
+    """
+    _check_protocol(region, pooling, threshold)
+    rows, counts, skeletons, kept = [], [], [], []
+    for name, probability, truth, fov in items:
+        inside = _choose_pixels(name, probability, truth, fov, region)
+        guess = probability > threshold
+        # Cut the maps, not the skeletons: what lies outside must not steer them.
+        skeleton = (
+            count_skeletons(guess, truth)
+            if inside is None
+            else count_skeletons(guess & inside, truth & inside)
+        )
+        pixels = ... if inside is None else inside
+        values, labels = probability[pixels].ravel(), truth[pixels].ravel()
+        counted = count(guess[pixels].ravel(), labels)
+        rows.append(
+            {
+                "name": name,
+                "pixels": labels.size,
+                "tp": counted.tp,
+                "fp": counted.fp,
+                "fn": counted.fn,
+                "tn": counted.tn,
+                **_scores(counted, skeleton, values, labels),
+            }
+        )
+        if pooling == "pooled":
+            counts.append(counted)
+            skeletons.append(skeleton)
+            kept.append((values, labels))
+    if not rows:
+        raise InputError("Nothing to score: expected at least one image.")
+    if pooling == "pooled":
+        scores = _scores(
+            sum(counts[1:], counts[0]),
+            sum(skeletons[1:], skeletons[0]),
+            np.concatenate([values for values, _ in kept]),
+            np.concatenate([labels for _, labels in kept]),
+        )
+    else:
+        scores = {
+            key: math.fsum(row[key] for row in rows) / len(rows) for key in SCORES
+        }
+    return {
+        "region": region,
+        "pooling": pooling,
+        "threshold": threshold,
+        "images": len(rows),
+        **scores,
+        "per_image": rows,
+    }
+
+
+def to_json(result):
+    """Returns the result of `summarise` as JSON; NaN, which JSON lacks, is null."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return json.dumps(plain(result), indent=2, allow_nan=False)
+
+
+def read_probability(path):
+    """Reads an 8- or 16-bit picture as probabilities: full scale is 1.
+
+    Returns:
+        `(H, W)` float32 in [0, 1].
+
+    Raises:
+        InputError: as `read_gray`.
+    """
+    gray = read_gray(path)
+    return gray.astype(np.float32) / np.float32(np.iinfo(gray.dtype).max)
+
+
+def list_images(folder):
+    """Returns the pictures in a folder, sorted; files of other kinds are left out.
+
+    Raises:
+        InputError: the folder does not exist or holds no picture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: check the name.")
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and is_image_name(path) and not path.name.startswith(".")
+    )
+    if not paths:
+        raise InputError(f"{folder}: holds no picture: give the folder of the images.")
+    return paths
+
+
+def pair_files(paths, others):
+    """Finds for each file the one of the same image among others.
+
+    In this order: the same name (`a.png`, `a.gif`); one name beginning with the other
+    (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
+    first number (`01_test.png`, `01_manual1.gif` are both 1). A trailing `_prob` on
+    the first side does not count.
+
+    Args:
+        paths: list of Path.
+        others: list of Path.
+
+    Returns:
+        Dict from each of `paths` to one of `others`, no one twice.
+
+    Raises:
+        InputError: a file has no partner, more than one, or shares it.
+    """
+    pairs = {}
+    for path in paths:
+        found = _partners(path, others)
+        if len(found) != 1:
+            where = others[0].parent if others else "an empty folder"
+            trouble = f"may be any of {_names(found)}" if found else "has no partner"
+            raise InputError(
+                f"{path.name} {trouble} in {where}: give each image one file on both "
+                "sides, named alike (01_test.png and 01_manual1.gif)."
+            )
+        pairs[path] = found[0]
+    for other in pairs.values():
+        rivals = [path for path in paths if pairs[path] == other]
+        if len(rivals) > 1:
+            raise InputError(
+                f"{_names(rivals)} all belong to {other.name}: give each image one "
+                "file on both sides."
+            )
+    return pairs
+
+
+def _partners(path, others):
+    stem = _prediction_stem(path)
+    rules = (
+        lambda other: other == stem,
+        lambda other: _begins(other, stem) or _begins(stem, other),
+        lambda other: _number(other) == _number(stem),
+    )
+    for rule in rules:
+        found = [other for other in others if rule(image_stem(other))]
+        if found:
+            return found
+    return []
+
+
+def _prediction_stem(path):
+    return image_stem(path).removesuffix("_prob")
+
+
+def _begins(longer, shorter):
+    """Returns whether a name begins with another and goes on with a separator."""
+    rest = longer[len(shorter) :]
+    return longer.startswith(shorter) and bool(rest) and not rest[0].isalnum()
+
+
+def _number(stem):
+    """Returns a name up to its first number: "01" and "1" -> "1", "im0001.ah" -> it."""
+    match = re.match(r"\D*\d+[A-Za-z]*", stem)
+    key = match.group() if match else stem
+    return str(int(key)) if key.isdecimal() else key
+
+
+def _shared_names(paths):
+    """Returns a short name for each file; the whole one where short ones collide."""
+    keys = [re.match(r"(\D*\d+[A-Za-z]*)?", _prediction_stem(p)).group() for p in paths]
+    if len(set(keys)) < len(paths) or not all(keys):
+        keys = [_prediction_stem(path) for path in paths]
+    return dict(zip(paths, keys, strict=True))
+
+
+def _list_predictions(folder):
+    paths = list_images(folder)
+    maps = [path for path in paths if image_stem(path).endswith("_prob")]
+    return maps or paths
+
+
+def _names(paths):
+    shown = ", ".join(path.name for path in paths[:5])
+    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+
+
+def _read_label(path):
+    """Reads a truth, and refuses the photograph that lies beside it."""
+    gray = read_gray(path)
+    full = np.iinfo(gray.dtype).max
+    # A label saved as JPEG has a few values between at its edges; a photograph most.
+    between = np.mean((gray > full // 8) & (gray < full - full // 8))
+    if between > 0.1:
+        raise InputError(
+            f"{path}: {between:.0%} of its pixels are neither black nor white, "
+            "expected a label: give a folder that holds the labels alone."
+        )
+    return read_mask(path)
+
+
+def _check_protocol(region, pooling, threshold):
+    if region not in REGIONS:
+        raise InputError(f"Region {region!r} is unknown: use fov or frame.")
+    if pooling not in POOLINGS:
+        raise InputError(f"Pooling {pooling!r} is unknown: use pooled or mean.")
+    if not 0 <= threshold <= 1:
+        raise InputError(f"Threshold {threshold} is not a probability: use 0 to 1.")
+
+
+def _choose_pixels(name, probability, truth, fov, region):
+    """Returns the pixels that count as `(H, W)` bool; None means all."""
+    parts = {"truth": truth} if region == "frame" else {"truth": truth, "FOV": fov}
+    for what, array in parts.items():
+        if array is None:
+            raise InputError(f"{name}: no {what}, which region {region} needs.")
+        if array.shape != probability.shape:
+            raise InputError(
+                f"{name}: the prediction is {_side(probability)} and the {what} "
+                f"{_side(array)} pixels: both must be of the photograph's size."
+            )
+    low, high = probability.min(), probability.max()
+    if not (low >= 0 and high <= 1):  # also where either is NaN
+        raise InputError(
+            f"{name}: probabilities from {low} to {high}, expected 0 to 1 without NaN."
+        )
+    return None if region == "frame" else fov.astype(bool)
+
+
+def _scores(counts, skeletons, probability, truth):
+    return {
+        **{name: metric(counts) for name, metric in METRICS.items()},
+        "auc": roc_auc(probability, truth),
+        "pr_auc": pr_auc(probability, truth),
+        "cldice": cldice(skeletons),
+    }
+
+
+def _side(array):
+    return "x".join(str(side) for side in array.shape[1::-1])

@@ -1,0 +1,168 @@
+"""Vessel-map metrics in NumPy: count pixels first, divide later.
+
+Which pixels count (the field of view or the whole frame) is the caller's choice.
+What is undefined, such as the sensitivity of an image without a vessel, is NaN.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from skimage.morphology import skeletonize
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels by what was found and what is true; adds up over images.
+
+    Attributes:
+        tp: int, vessel found as vessel.
+        fp: int, background found as vessel.
+        fn: int, vessel missed.
+        tn: int, background left alone.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def __add__(self, other):
+        return Counts(
+            self.tp + other.tp,
+            self.fp + other.fp,
+            self.fn + other.fn,
+            self.tn + other.tn,
+        )
+
+
+@dataclass(frozen=True)
+class SkeletonCounts:
+    """Skeleton pixels for clDice; adds up over images.
+
+    Attributes:
+        guess_hits: int, pixels of the guess's skeleton inside the true vessels.
+        guess_total: int, pixels of the guess's skeleton.
+        truth_hits: int, pixels of the truth's skeleton inside the guessed vessels.
+        truth_total: int, pixels of the truth's skeleton.
+    """
+
+    guess_hits: int
+    guess_total: int
+    truth_hits: int
+    truth_total: int
+
+    def __add__(self, other):
+        return SkeletonCounts(
+            self.guess_hits + other.guess_hits,
+            self.guess_total + other.guess_total,
+            self.truth_hits + other.truth_hits,
+            self.truth_total + other.truth_total,
+        )
+
+
+def count(guess, truth):
+    """Counts agreeing and disagreeing pixels.
+
+    Args:
+        guess: array of bool or {0, 1}, any shape: the pixels found as vessel.
+        truth: array of bool or {0, 1} of the same shape.
+
+    Returns:
+        `Counts` of Python ints, which never overflow.
+    """
+    guess, truth = np.asarray(guess, bool), np.asarray(truth, bool)
+    tp = int(np.count_nonzero(guess & truth))
+    fp = int(np.count_nonzero(guess)) - tp
+    fn = int(np.count_nonzero(truth)) - tp
+    return Counts(tp, fp, fn, truth.size - tp - fp - fn)
+
+
+def _ratio(part, whole):
+    return part / whole if whole else math.nan
+
+
+def _mcc(c):
+    # Products of Python ints are exact; in int64 they overflow at one DRIVE image.
+    square = (c.tp + c.fp) * (c.tp + c.fn) * (c.tn + c.fp) * (c.tn + c.fn)
+    return _ratio(c.tp * c.tn - c.fp * c.fn, math.sqrt(square))
+
+
+METRICS = {
+    "sensitivity": lambda c: _ratio(c.tp, c.tp + c.fn),
+    "specificity": lambda c: _ratio(c.tn, c.tn + c.fp),
+    "accuracy": lambda c: _ratio(c.tp + c.tn, c.tp + c.fp + c.fn + c.tn),
+    "precision": lambda c: _ratio(c.tp, c.tp + c.fp),
+    "f1": lambda c: _ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn),
+    "jaccard": lambda c: _ratio(c.tp, c.tp + c.fp + c.fn),
+    "mcc": _mcc,
+}
+
+
+def roc_auc(probability, truth):
+    """Returns the area under the ROC curve; NaN unless both classes occur.
+
+    Args:
+        probability: array of floats, any shape.
+        truth: array of bool or {0, 1} of the same shape.
+    """
+    probability, truth = np.ravel(probability), np.ravel(truth).astype(bool)
+    if truth.all() or not truth.any():
+        return math.nan
+    return float(roc_auc_score(truth, probability))
+
+
+def pr_auc(probability, truth):
+    """Returns the average precision; NaN unless both classes occur.
+
+    The sum of precision times gain in recall over all thresholds, not the area
+    under straight lines, which is too good between far points (Davis and Goadrich,
+    2006).
+
+    Args:
+        probability: array of floats, any shape.
+        truth: array of bool or {0, 1} of the same shape.
+    """
+    probability, truth = np.ravel(probability), np.ravel(truth).astype(bool)
+    if truth.all() or not truth.any():
+        return math.nan
+    return float(average_precision_score(truth, probability))
+
+
+def count_skeletons(guess, truth):
+    """Counts where each map's skeleton lies in the other map.
+
+    Args:
+        guess: `(H, W)` array of bool or {0, 1}.
+        truth: `(H, W)` array of bool or {0, 1}.
+
+    Returns:
+        `SkeletonCounts`.
+    """
+    guess, truth = np.asarray(guess, bool), np.asarray(truth, bool)
+    guess_line, truth_line = skeletonize(guess), skeletonize(truth)
+    return SkeletonCounts(
+        guess_hits=int(np.count_nonzero(guess_line & truth)),
+        guess_total=int(np.count_nonzero(guess_line)),
+        truth_hits=int(np.count_nonzero(truth_line & guess)),
+        truth_total=int(np.count_nonzero(truth_line)),
+    )
+
+
+def cldice(counts):
+    """Returns centreline Dice, the harmonic mean of the two shares of skeleton hits.
+
+    NaN where one map has no vessel; 0 where neither skeleton touches the other map.
+
+    Args:
+        counts: `SkeletonCounts` of one image, or summed over images.
+
+    Reference:
+        [Shit et al., 2021](https://arxiv.org/abs/2003.07311), eq. 1 and 2.
+    """
+    precision = _ratio(counts.guess_hits, counts.guess_total)
+    sensitivity = _ratio(counts.truth_hits, counts.truth_total)
+    if precision == sensitivity == 0:
+        return 0.0
+    return 2 * precision * sensitivity / (precision + sensitivity)

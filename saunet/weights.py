@@ -1,0 +1,604 @@
+"""Weights on disk: Keras files of every age, and the cards of shipped weights.
+
+A weights file is data: only its arrays are read, never a configuration, a pickle or
+a class, and each array's shape is compared with the network's before it is read.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from saunet.errors import InputError
+from saunet.models import build_model, list_models
+
+CARD, README = "card.json", "README.md"
+
+# HDF5 stores an attribute in an object header of 64 KiB; Keras 2 cuts longer lists
+# into `name0`, `name1`, ... at this size.
+ATTRIBUTE_BYTES = 64512
+
+# ---------------------------------------------------------------- weights files
+
+
+def load_weights(model, path):
+    """Reads a weights file into a model; on any error the model is unchanged.
+
+    Three kinds are recognised by content, not by name:
+
+    - Keras 2, weights only (`layer_names` at the root), as the authors publish;
+    - Keras 2, whole model (`model_weights` group), whose configuration is ignored;
+    - Keras 3 `.weights.h5`, written on any backend; optimizer and random states in
+      it are ignored.
+
+    Keras 2 files name layers as their author's session happened to count them, so
+    they are matched by order and shape.
+
+    Args:
+        model: A functional `keras.Model`.
+        path: Path of the file.
+
+    Raises:
+        InputError: the file is missing, damaged, not a weights file, of another
+            network, or holds a number that is not finite. The message names the
+            first layer that differs, both shapes, and what to try.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path} is not a file: expected Keras weights (.h5 or .weights.h5); "
+            "check the path"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            slots = _match(model, file, path)
+            values = [_read(stored, path) for _, stored in slots]
+    except (InputError, PermissionError):
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        start = path.open("rb").read(8)
+        state = "damaged or cut short" if start[1:4] == b"HDF" else "not an HDF5 file"
+        raise InputError(
+            f"{path} is {state} ({path.stat().st_size} bytes): expected Keras weights "
+            "(.h5 or .weights.h5); copy or download the file again"
+        ) from error
+    for (variable, _), value in zip(slots, values, strict=True):
+        variable.assign(value)
+
+
+def save_weights(model, path, *, file_format="keras"):
+    """Writes the weights of a model beside `path`, then renames: all or nothing.
+
+    Args:
+        model: A functional `keras.Model`. Its optimizer is not saved.
+        path: Path that ends in `.weights.h5` for "keras", in another `.h5` for
+            "legacy".
+        file_format: "keras" for Keras 3, or "legacy" for a Keras 2 weights-only file
+            that `load_weights` of TensorFlow 2.12 reads by order.
+
+    Raises:
+        InputError: unknown format, or a suffix that would make Keras read the file
+            as the other format.
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if file_format not in ("keras", "legacy"):
+        raise InputError(
+            f"unknown weights format {file_format!r}: give 'keras' or 'legacy'"
+        )
+    keras_3 = path.name.endswith(".weights.h5")
+    if keras_3 != (file_format == "keras") or path.suffix != ".h5":
+        expected = "'.weights.h5'" if file_format == "keras" else "'.h5' alone"
+        raise InputError(
+            f"{path.name!r} does not fit the {file_format} format, whose names end in "
+            f"{expected}: Keras tells the formats apart by this; rename it"
+        )
+    with _replacing(path) as beside:
+        if file_format == "keras":
+            # A model around the same layers has no optimizer to be saved.
+            keras.Model(model.inputs, model.outputs).save_weights(beside)
+        else:
+            _write_legacy(model, beside)
+
+
+def _match(model, file, path):
+    """Returns `[(variable, dataset)]` for all weights; raises at the first misfit."""
+    root = file
+    if "layer_names" not in file.attrs and "model_weights" in file:
+        root = _child(file, "model_weights", path, h5py.Group)
+    if "layer_names" in root.attrs or "layer_names0" in root.attrs:
+        stored, wanted = _legacy_layers(root, path), _layers_in_order(model)
+    elif "layers" in file:
+        root = _child(file, "layers", path, h5py.Group)
+        stored, wanted = _keras_layers(model, root, path)
+    else:
+        found = ", ".join(sorted(file)[:3]) or "nothing"
+        raise InputError(
+            f"{path} is HDF5 but not Keras weights (it has {found}): expected a file "
+            "written by `save_weights`"
+        )
+    _check_shapes(model, stored, wanted, path)
+    return [
+        (variable, dataset)
+        for (_, variables), (_, datasets) in zip(wanted, stored, strict=True)
+        for variable, dataset in zip(variables, datasets, strict=True)
+    ]
+
+
+def _check_shapes(model, stored, wanted, path):
+    """Compares `[(layer name, arrays)]` of the file and of the model."""
+    for index in range(max(len(stored), len(wanted))):
+        theirs = stored[index] if index < len(stored) else ("", [])
+        ours = wanted[index] if index < len(wanted) else ("", [])
+        if _shapes(theirs) != _shapes(ours):
+            raise InputError(
+                f"{path} does not fit {model.name!r}: at layer {index + 1} the file "
+                f"has {_describe(theirs)}, the network {_describe(ours)}; "
+                f"{_remedy(model, stored)}"
+            )
+
+
+def _shapes(layer):
+    return [tuple(array.shape or ()) for array in layer[1]]
+
+
+def _describe(layer):
+    """Words for one side of a misfit: `'conv2d' (3, 3, 3, 16) (16,)`."""
+    shapes = " ".join(map(str, _shapes(layer)))
+    return f"'{layer[0]}' {shapes}" if shapes else "none"
+
+
+def _remedy(model, stored):
+    """Says what to try, with the networks that have as many weights as the file."""
+    total = sum(math.prod(shape) for layer in stored for shape in _shapes(layer))
+    names = [name for name, count in _registry_counts().items() if count == total]
+    if names and model.count_params() != total:
+        return f"the file has as many weights as {' or '.join(names)}: build that"
+    return "build the network it was saved from, with the same options"
+
+
+@functools.cache
+def _registry_counts():
+    return {name: build_model(name).count_params() for name in list_models()}
+
+
+def _layers_in_order(model):
+    """Returns `[(layer name, variables)]` of the layers with weights, in graph order.
+
+    Keras 2 keeps a layer's trainable weights before the others.
+    """
+    return [
+        (layer.name, layer.trainable_weights + layer.non_trainable_weights)
+        for layer in model.layers
+        if layer.weights
+    ]
+
+
+def _legacy_layers(root, path):
+    """Returns `[(layer name, datasets)]` of a Keras 2 group, in file order."""
+    found = []
+    for name in _names(root, "layer_names"):
+        group = _child(root, name, path, h5py.Group)
+        places = _names(group, "weight_names")
+        datasets = [_child(group, place, path, h5py.Dataset) for place in places]
+        if datasets:
+            found.append((name, datasets))
+    return found
+
+
+def _names(group, attribute):
+    """Reads a list of names, of bytes or str, in one attribute or cut into several."""
+    if attribute in group.attrs:
+        parts = [group.attrs[attribute]]
+    else:
+        parts = []
+        while f"{attribute}{len(parts)}" in group.attrs:
+            parts.append(group.attrs[f"{attribute}{len(parts)}"])
+    names = [name for part in parts for name in part]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _keras_layers(model, root, path):
+    """Returns `(stored, wanted)` of a Keras 3 file, layer beside layer.
+
+    Keras 3 calls the layers of a class `conv2d`, `conv2d_1`, ... in graph order
+    whatever their names, and the arrays of a layer `vars/0`, `vars/1`, ...; those of
+    an inner layer lie under the name of its attribute.
+    """
+    stored, wanted, seen, seen_names = [], [], {}, set()
+    for layer in model.layers:
+        kind = _snake_case(type(layer).__name__)
+        count = seen[kind] = seen.get(kind, -1) + 1
+        name = f"{kind}_{count}" if count else kind
+        arrays = _arrays(root, name, path)
+        if layer.weights:
+            variables, places = zip(*_variables_and_places(layer, name), strict=True)
+            wanted.append((layer.name, variables))
+            # Beyond the layer's own, an array is a difference too: kept, at the end.
+            order = [*places, *sorted(set(arrays) - set(places))]
+            stored.append((name, [arrays[place] for place in order if place in arrays]))
+        seen_names.add(name)
+    for name in sorted(set(root) - seen_names):
+        if arrays := _arrays(root, name, path):
+            stored.append((name, list(arrays.values())))
+    return stored, wanted
+
+
+def _variables_and_places(layer, place):
+    """Yields each weight of a layer with its dataset's path in a Keras 3 file."""
+    inner = {
+        name: value
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.Layer)
+    }
+    theirs = {id(weight) for value in inner.values() for weight in value.weights}
+    own = [weight for weight in layer.weights if id(weight) not in theirs]
+    for index, weight in enumerate(own):
+        yield weight, f"{place}/vars/{index}"
+    for name, value in inner.items():
+        yield from _variables_and_places(value, f"{place}/{name}")
+
+
+def _arrays(root, name, path):
+    """Returns `{place: dataset}` of one layer, without its random states."""
+    if name not in root:
+        return {}
+    child = _child(root, name, path, h5py.Group | h5py.Dataset)
+    if isinstance(child, h5py.Dataset):
+        return {name: child}
+    found = {}
+    for key in child:
+        if not key.startswith("seed_generator"):
+            found |= _arrays(root, f"{name}/{key}", path)
+    return found
+
+
+def _snake_case(name):
+    """Spells a class name as Keras 3 files do: `Conv2DTranspose` `conv2d_transpose`."""
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _child(group, name, path, kind):
+    """Returns the object at `name`, of a kind, which must lie in this very file."""
+    child = group
+    for part in name.split("/"):
+        inside = isinstance(child, h5py.Group) and isinstance(
+            child.get(part, getlink=True), h5py.HardLink
+        )
+        child = child[part] if inside else None
+    if not isinstance(child, kind):
+        raise InputError(
+            f"{path} has no {name!r} in {group.name!r} itself: the file is damaged or "
+            "not Keras weights; copy or download it again"
+        )
+    return child
+
+
+def _read(dataset, path):
+    """Reads one array whose shape is already known to fit; refuses NaN and Inf."""
+    if dataset.dtype.kind != "f" or dataset.external or dataset.is_virtual:
+        raise InputError(
+            f"{path}: {dataset.name!r} is not an array of floating-point numbers in "
+            f"this file but {dataset.dtype}; copy or download the file again"
+        )
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is not finite then
+        value = dataset[()].astype("float32")
+    if not np.isfinite(value).all():
+        raise InputError(
+            f"{path}: {dataset.name!r} holds numbers that are not finite, so the "
+            "training behind it diverged or the file is damaged; use an earlier one"
+        )
+    return value
+
+
+def _write_legacy(model, path):
+    """Writes the layout of Keras 2's `save_weights("x.h5")`."""
+    with h5py.File(path, "w") as file:
+        _set_names(file, "layer_names", [layer.name for layer in model.layers])
+        # The layout of the arrays is TensorFlow's, whatever backend computed them.
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = keras.__version__.encode()
+        variables = dict(_layers_in_order(model))
+        for layer in sorted(model.layers, key=lambda layer: layer.name):
+            group = file.create_group(layer.name)
+            weights = variables.get(layer.name, [])
+            names = [f"{weight.path}:0" for weight in weights]
+            _set_names(group, "weight_names", names)
+            for name, weight in zip(names, weights, strict=True):
+                group.create_dataset(name, data=weight.numpy(), track_times=False)
+        _set_names(file.create_group("top_level_model_weights"), "weight_names", [])
+
+
+def _set_names(group, attribute, names):
+    """Writes a list of names as Keras 2 does, cut if it is long."""
+    names = [name.encode() for name in names]
+    some = ATTRIBUTE_BYTES // max(map(len, names), default=1)
+    if len(names) <= some:
+        group.attrs[attribute] = names
+        return
+    for index, start in enumerate(range(0, len(names), some)):
+        group.attrs[f"{attribute}{index}"] = names[start : start + some]
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """Yields a path beside `path`; renames it onto `path` if all went well."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- shipped weights
+
+# key -> the keys it must hold; `None` for a plain value
+CARD_KEYS = {
+    "name": None,
+    "model": None,
+    "model_kwargs": None,
+    "weights": None,
+    "sha256": None,
+    "preprocessing": {
+        "scale": None,
+        "padding": {"placement": None, "multiple": None, "square": None},
+    },
+    "threshold": {"value": None, "chosen_on": None},
+    "data": {"dataset": None, "split": None, "images": None},
+    "scores": None,
+    "training": {
+        "recipe": None,
+        "seed": None,
+        "device": None,
+        "versions": None,
+        "hours": None,
+    },
+    "licence": None,
+    "limits": None,
+}
+
+_SCORE_COLUMNS = (
+    "dataset",
+    "split",
+    "region",
+    "pooling",
+    "threshold",
+    "images",
+    "f1",
+    "auc",
+    "sensitivity",
+    "specificity",
+    "accuracy",
+    "jaccard",
+    "mcc",
+)
+
+
+def list_pretrained():
+    """Returns the sorted names of the shipped weights."""
+    return sorted(card.parent.name for card in _shipped().glob(f"*/{CARD}"))
+
+
+def find_pretrained(name_or_folder):
+    """Returns the folder of a shipped weight, or the given folder if it has a card.
+
+    Args:
+        name_or_folder: A name of `list_pretrained()`, or the path of a folder that
+            holds `card.json`.
+
+    Raises:
+        InputError: neither of both; the message lists the known names.
+    """
+    if str(name_or_folder) in list_pretrained():
+        return _shipped() / str(name_or_folder)
+    folder = Path(name_or_folder)
+    if (folder / CARD).is_file():
+        return folder
+    known = ", ".join(list_pretrained()) or "none in this installation"
+    raise InputError(
+        f"no weights {str(name_or_folder)!r}: give a folder with a {CARD}, or one of "
+        f"the shipped ones: {known}"
+    )
+
+
+def _shipped():
+    """Returns the folder of all shipped weights: in a wheel, or in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "_weights"
+    return inside if inside.is_dir() else package.parent / "weights"
+
+
+def read_card(folder):
+    """Reads `card.json`, checks its keys and the digest of the weights beside it.
+
+    Args:
+        folder: Path of a folder of `weights/`.
+
+    Returns:
+        The card, a dict with at least the keys of `CARD_KEYS`.
+
+    Raises:
+        InputError: no card, not JSON, a key is missing, a value is out of range, or
+            the weights are missing or have another digest.
+    """
+    path = Path(folder) / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} not found: give a folder that holds a {CARD} and its weights"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not JSON ({error}): restore it from its origin"
+        ) from error
+    _check_card(card, path)
+    weights = path.with_name(card["weights"])
+    if not weights.is_file():
+        raise InputError(f"{weights} not found, which {path} names: download it again")
+    digest = sha256_of(weights)
+    if digest != card["sha256"]:
+        raise InputError(
+            f"{weights} has sha256 {digest}, but {path} says {card['sha256']}: "
+            "download the weights again, or write a new card if you changed them"
+        )
+    return card
+
+
+def write_card(folder, card):
+    """Writes `card.json` and the `README.md` rendered from it, each all or nothing.
+
+    Args:
+        folder: Path of the folder of the weights; it exists.
+        card: Dict with the keys of `CARD_KEYS`.
+
+    Raises:
+        InputError: a key is missing or a value out of range.
+    """
+    folder = Path(folder)
+    _check_card(card, folder / CARD)
+    text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
+    for name, content in ((CARD, text + "\n"), (README, render_readme(card))):
+        with _replacing(folder / name) as beside:
+            beside.write_text(content, encoding="utf-8")
+
+
+def sha256_of(path):
+    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _check_card(card, path):
+    """Raises `InputError` at the first missing key or value out of range."""
+    missing = _missing_key(card, CARD_KEYS)
+    if missing:
+        raise InputError(
+            f"{path} has no {missing!r}: a card has the keys of "
+            "`saunet.weights.CARD_KEYS`; add it"
+        )
+    # The card is data from elsewhere: it must not lead out of its folder.
+    if Path(str(card["weights"])).name != card["weights"]:
+        raise InputError(
+            f"{path}: `weights` is {card['weights']!r}, expected the plain name of a "
+            "file beside the card"
+        )
+    value = card["threshold"]["value"]
+    if not isinstance(value, float) or not 0 < value < 1:
+        raise InputError(
+            f"{path}: `threshold.value` is {value!r}, expected a number between 0 and 1"
+        )
+    padding = card["preprocessing"]["padding"]
+    if padding["placement"] not in ("centered", "bottom_right"):
+        raise InputError(
+            f"{path}: `preprocessing.padding.placement` is {padding['placement']!r}, "
+            "expected 'centered' or 'bottom_right'"
+        )
+
+
+def _missing_key(card, keys, prefix=""):
+    """Returns the dotted name of the first key of `keys` that `card` lacks."""
+    for key, inner in keys.items():
+        if not isinstance(card, dict) or key not in card:
+            return prefix + key
+        if inner and (missing := _missing_key(card[key], inner, f"{prefix}{key}.")):
+            return missing
+    return None
+
+
+def render_readme(card):
+    """Renders the `README.md` of a card.
+
+    Args:
+        card: Dict with the keys of `CARD_KEYS`.
+
+    Returns:
+        Markdown, a string that depends on the card alone.
+    """
+    padding = card["preprocessing"]["padding"]
+    threshold, data, training = card["threshold"], card["data"], card["training"]
+    shape = "a square" if padding["square"] else "sides"
+    sections = {
+        "Intended use": (
+            f"Vessel probability of each pixel of a colour fundus photograph, by "
+            f"`{card['model']}`{_options(card['model_kwargs'])}. For research: not a "
+            "medical device.\n\n"
+            "```python\n"
+            "import saunet\n\n"
+            f'segmenter = saunet.load_pretrained("{card["name"]}")\n'
+            "probability = segmenter.predict(image)  # (H, W, 3) -> (H, W) in [0, 1]\n"
+            "```"
+        ),
+        "Data and split": (
+            f"{data['dataset']}, {data['split']}: {len(data['images'])} images "
+            f"({', '.join(map(str, data['images']))})."
+        ),
+        "Preprocessing": (
+            f"RGB, {card['preprocessing']['scale']}; zero-padded "
+            f"({padding['placement'].replace('_', '/')}) to {shape} of a multiple of "
+            f"{padding['multiple']} pixels, and cropped back. Vessel if probability > "
+            f"{threshold['value']} (chosen on: {threshold['chosen_on']})."
+        ),
+        "Scores": _scores_table(card["scores"]),
+        "Training": "\n".join(
+            [
+                *_bullets(training["recipe"]),
+                f"- seed: {training['seed']}",
+                f"- device: {training['device']}, {training['hours']} hours",
+                f"- versions: {_plain(training['versions'])}",
+            ]
+        ),
+        "Limits": _plain(card["limits"]),
+        "Licence": _plain(card["licence"]),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    file = f"`{card['weights']}`, sha256 `{card['sha256']}`."
+    return f"# {card['name']}\n\n{file}\n\n{body}\n"
+
+
+def _options(model_kwargs):
+    words = ", ".join(f"{key}={value!r}" for key, value in model_kwargs.items())
+    return f" ({words})" if words else ""
+
+
+def _bullets(recipe):
+    if not isinstance(recipe, dict):
+        return [f"- recipe: {recipe}"]
+    return [f"- {key}: {_plain(value)}" for key, value in recipe.items()]
+
+
+def _plain(value):
+    """Words for a value of a card: a list or a dict in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _scores_table(scores):
+    """Renders one row a protocol; a score nobody measured has no column."""
+    if not scores:
+        return "Not measured."
+    columns = [key for key in _SCORE_COLUMNS if any(key in row for row in scores)]
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(key, row.get(key)) for key in columns] for row in scores]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(key, value):
+    if value is None:
+        return "n/a"
+    measured = isinstance(value, float) and key != "threshold"
+    return f"{value:.4f}" if measured else str(value)

@@ -1,0 +1,516 @@
+"""The command line: each verb parses, calls one function elsewhere, and prints.
+
+Whatever needs a deep-learning framework is imported inside its verb, so that
+`saunet --help`, `saunet score` and `saunet doctor` answer at once.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from pathlib import Path
+
+from saunet import __version__
+from saunet.errors import InputError, RunError
+
+SYNTHETIC_SEEDS = {"train": range(8), "test": range(100, 103)}
+DEMO_WEIGHTS = "sa_unet_v2_drive"
+CARD_THRESHOLD = "a vessel is above it; default: the card's, else 0.5"
+
+
+def main(argv=None):
+    """Runs one command and returns its exit status.
+
+    0: done; 2: bad input; 1: a training had to end; 130: interrupted.
+
+    Args:
+        argv: list of str; the process's own arguments by default.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        status = args.verb(args)
+        sys.stdout.flush()
+        return status or 0
+    except InputError as error:
+        return _complain(error)
+    except RunError as error:
+        return _complain(error, status=1)
+    except BrokenPipeError:
+        # `saunet models | head -1`: the reader has what it wanted. Python would
+        # flush stdout once more while it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{error.strerror or error}")
+    except KeyboardInterrupt:
+        print("saunet: interrupted", file=sys.stderr)
+        return 130
+
+
+def _complain(message, status=2):
+    print("saunet: error:", " ".join(str(message).splitlines()), file=sys.stderr)
+    return status
+
+
+# The verbs: their first line is their help.
+
+
+def models(args):
+    """List the networks."""
+    _load_framework()
+    from saunet.models import MODELS
+
+    titles = {name: _first_line(builder) for name, builder in MODELS.items()}
+    if args.json:
+        return _print_json(titles)
+    _print_table(("model", "network"), titles.items())
+
+
+def summary(args):
+    """Count a network's parameters and floating-point operations."""
+    _load_framework()
+    from saunet.models import build_model
+    from saunet.profiling import count_flops, count_parameters
+
+    model = build_model(args.model)
+    facts = {
+        "model": args.model,
+        **count_parameters(model),
+        "gflops": round(count_flops(model, (*args.input_size, 3)) / 1e9, 3),
+        "input_size": args.input_size,
+    }
+    if args.json:
+        return _print_json(facts)
+    facts["input_size"] = "{} x {}".format(*args.input_size)
+    _print_table(("", facts.pop("model")), facts.items())
+
+
+def train(args):
+    """Train a network on a dataset."""
+    _load_framework()
+    from saunet.training import train
+
+    samples = _samples(args, "train")
+    train(
+        _recipe(args),
+        samples,
+        args.out,
+        resume=args.resume,
+        progress=not args.quiet,
+    )
+    print(f"the trained weights are in {args.out}")
+
+
+def predict(args):
+    """Segment photographs: a probability, a mask and an overlay for each."""
+    _load_framework()
+    from saunet.inference import load_segmenter, predict_files
+
+    result = predict_files(
+        load_segmenter(args.weights, args.model),
+        args.inputs,
+        args.out,
+        threshold=args.threshold,
+        views=8 if args.tta else 1,
+        progress=_show_progress(args),
+    )
+    written, skipped = result["written"], result["skipped"]
+    print(
+        f"{len(written)} segmented into {args.out}, {result['ignored']} files ignored"
+    )
+    for reason in skipped.values():
+        print(f"saunet: skipped: {reason}", file=sys.stderr)
+    # What was asked for by name and cannot be read is an error; in a folder it is
+    # a line of the summary.
+    return 2 if {Path(name) for name in args.inputs} & set(skipped) else 0
+
+
+def convert(args):
+    """Write weights in another format."""
+    _load_framework()
+    from saunet.inference import load_segmenter
+    from saunet.weights import save_weights
+
+    model = load_segmenter(args.weights, args.model).model
+    save_weights(model, args.out, file_format=args.format)
+    print(f"{args.out} written, {args.format} format")
+
+
+def evaluate(args):
+    """Score weights on a dataset's images."""
+    _load_framework()
+    from rich.progress import track
+
+    from saunet import evaluation
+    from saunet.inference import load_segmenter
+
+    segmenter = load_segmenter(args.weights, args.model)
+    samples = _samples(args, args.split)
+    shown = track(
+        samples, "segmenting", console=_stderr(), disable=not _show_progress(args)
+    )
+    given = args.threshold is not None
+    result = evaluation.evaluate(
+        (segmenter.predict(sample.image) for sample in shown),
+        samples,
+        region=args.region,
+        pooling=args.pooling,
+        threshold=args.threshold if given else segmenter.threshold,
+    )
+    _print_scores(
+        result, f"{segmenter.name} on {args.dataset}, {args.split}", args.json
+    )
+
+
+def score(args):
+    """Score the maps in a folder against the truth in another."""
+    from saunet.evaluation import score_folders
+
+    result = score_folders(
+        args.predictions,
+        args.truth,
+        args.fov,
+        region=args.region,
+        pooling=args.pooling,
+        threshold=args.threshold,
+    )
+    _print_scores(result, args.predictions, args.json)
+
+
+def demo(args):
+    """Segment synthetic photographs whose vessels are known, and score the maps."""
+    _load_framework()
+    from saunet.data.images import write_png
+    from saunet.evaluation import evaluate, read_probability
+    from saunet.inference import load_pretrained, predict_files, writable_folder
+    from saunet.viz import error_map
+
+    segmenter, folder = load_pretrained(DEMO_WEIGHTS), writable_folder(args.out)
+    samples = _synthetic("test")
+    photographs = [folder / f"{sample.name}.png" for sample in samples]
+    for path, sample in zip(photographs, samples, strict=True):
+        write_png(path, sample.image)
+    predict_files(segmenter, photographs, folder, progress=_show_progress(args))
+    maps = [read_probability(folder / f"{s.name}_prob.png") for s in samples]
+    for sample, probability in zip(samples, maps, strict=True):
+        vessels = probability > segmenter.threshold
+        picture = error_map(sample.image, vessels, sample.vessels, sample.fov)
+        write_png(folder / f"{sample.name}_errors.png", picture)
+    result = evaluate(
+        maps, samples, region="fov", pooling="pooled", threshold=segmenter.threshold
+    )
+    _print_scores(result, f"{segmenter.name} on synthetic photographs")
+    print(f"The photographs, vessel maps and error maps are in {folder}")
+
+
+def doctor(args):
+    """Check a dataset's folder: missing, wrongly sized, not binary, twice there."""
+    from saunet.data.datasets import DATASETS, check_dataset
+
+    _lookup("dataset", args.dataset, DATASETS)
+    problems = check_dataset(args.dataset, _data_dir(args))
+    print("\n".join(problems or ["no problems"]))
+    return 2 if problems else 0
+
+
+# Parsing.
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like every other bad input's."""
+
+    def error(self, message):
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser():
+    parser = _Parser(
+        prog="saunet", description="Retinal vessel segmentation by SA-UNet and kin."
+    )
+    parser.add_argument("--version", action="version", version=f"saunet {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def verb(function):
+        line = _first_line(function)
+        sub = verbs.add_parser(function.__name__, help=line, description=line)
+        sub.set_defaults(verb=function)
+        return sub
+
+    _json_option(verb(models))
+
+    sub = verb(summary)
+    sub.add_argument("model", metavar="MODEL", help="see `saunet models`")
+    sub.add_argument(
+        "--input-size",
+        nargs=2,
+        type=_positive,
+        default=[592, 592],
+        metavar=("H", "W"),
+        help="the operations are counted at this size (default: 592 592)",
+    )
+    _json_option(sub)
+
+    sub = verb(train)
+    sub.add_argument("--model", help="see `saunet models` (default: the recipe's)")
+    _dataset_options(sub)
+    sub.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    sub.add_argument("--recipe", metavar="NAME", default="cpu", help="default: cpu")
+    sub.add_argument("--epochs", type=_positive, metavar="N")
+    sub.add_argument("--batch-size", type=_positive, metavar="N")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument(
+        "--mixed-precision", action="store_true", help="compute in bfloat16"
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of the recipe; may be repeated",
+    )
+    sub.add_argument("--resume", action="store_true", help="go on with a killed run")
+    _quiet_option(sub)
+
+    sub = verb(predict)
+    sub.add_argument("inputs", nargs="+", metavar="IMAGE_OR_FOLDER")
+    _weights_options(sub)
+    sub.add_argument("--out", required=True, metavar="DIR")
+    sub.add_argument(
+        "--tta",
+        action="store_true",
+        help="mean over flips and quarter turns: 8 times slower",
+    )
+    sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
+    _quiet_option(sub)
+
+    sub = verb(evaluate)
+    _weights_options(sub)
+    _dataset_options(sub)
+    sub.add_argument(
+        "--split",
+        choices=("test", "train", "all"),
+        default="test",
+        help="default: test",
+    )
+    _protocol_options(sub)
+    sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
+    _quiet_option(sub)
+    _json_option(sub)
+
+    sub = verb(score)
+    sub.add_argument("--predictions", required=True, metavar="DIR")
+    sub.add_argument("--truth", required=True, metavar="DIR")
+    sub.add_argument("--fov", metavar="DIR", help="masks of the field of view")
+    _protocol_options(sub, required=True)
+    sub.add_argument(
+        "--threshold", type=float, metavar="T", default=0.5, help="default: 0.5"
+    )
+    _json_option(sub)
+
+    sub = verb(doctor)
+    _dataset_options(sub, fold=False)
+
+    sub = verb(demo)
+    sub.add_argument("--out", default="demo", metavar="DIR", help="default: ./demo")
+    _quiet_option(sub)
+
+    sub = verb(convert)
+    _weights_options(sub)
+    sub.add_argument("--out", required=True, metavar="FILE")
+    sub.add_argument(
+        "--format",
+        choices=("keras", "legacy"),
+        default="keras",
+        help="Keras 3 .weights.h5 (keras), or the .h5 of Keras 2 (legacy)",
+    )
+    return parser
+
+
+def _json_option(sub):
+    sub.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def _weights_options(sub):
+    sub.add_argument(
+        "--weights",
+        required=True,
+        metavar="NAME_OR_H5",
+        help="a shipped weight's name, a folder with card.json, or an .h5 file",
+    )
+    sub.add_argument("--model", help="the network that an .h5 file belongs to")
+
+
+def _dataset_options(sub, *, fold=True):
+    sub.add_argument(
+        "--dataset", required=True, help="drive, chase_db1, stare, synthetic"
+    )
+    sub.add_argument("--data-dir", metavar="DIR", help="where it was unpacked")
+    if fold:
+        sub.add_argument("--fold", type=int, help="which fold is the test part (stare)")
+
+
+def _protocol_options(sub, *, required=False):
+    for option, choices in (
+        ("--region", ("fov", "frame")),
+        ("--pooling", ("pooled", "mean")),
+    ):
+        default = {"required": True} if required else {"default": choices[0]}
+        sub.add_argument(option, choices=choices, **default)
+
+
+def _quiet_option(sub):
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _recipe(args):
+    """Returns the recipe that --recipe names, with what the other options change."""
+    from saunet.training import RECIPES, recipe_with
+
+    recipe = _lookup("recipe", args.recipe, RECIPES)
+    changes = {
+        name: getattr(args, name)
+        for name in ("epochs", "batch_size", "seed")
+        if getattr(args, name) is not None
+    }
+    if args.model not in (None, recipe.model):
+        # The options belong to the recipe's own network.
+        changes |= {"model": args.model, "model_kwargs": {}}
+    if args.mixed_precision:
+        changes["precision"] = "mixed_bfloat16"  # needs no loss scaling
+    types = {field.name: field.type for field in dataclasses.fields(recipe)}
+    for assignment in args.set:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: expected FIELD=VALUE")
+        _lookup("recipe field", name, types)
+        changes[name] = _typed(name, text, types[name])
+    return recipe_with(recipe, **changes)
+
+
+def _typed(name, text, kind):
+    """Reads a value as Python writes it, a bare word as a string."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    for candidate in (value, float(value) if type(value) is int else value):
+        if isinstance(candidate, kind):
+            return candidate
+    kinds = getattr(kind, "__name__", str(kind))
+    raise InputError(f"--set {name}={text}: expected {kinds}, written as in Python")
+
+
+def _lookup(kind, name, known):
+    if name not in known:
+        guess = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {guess[0]!r}? " if guess else ""
+        raise InputError(
+            f"unknown {kind} {name!r}: {hint}known are {', '.join(sorted(known))}"
+        )
+    return known[name] if isinstance(known, dict) else name
+
+
+def _samples(args, split):
+    """Returns the samples that --dataset, --data-dir and --fold name."""
+    from saunet.data.datasets import DATASETS, load_dataset
+
+    if args.dataset == "synthetic":
+        return _synthetic(split)
+    _lookup("dataset", args.dataset, (*DATASETS, "synthetic"))
+    return load_dataset(args.dataset, _data_dir(args), split, fold=args.fold)
+
+
+def _synthetic(split):
+    from saunet.data.synthetic import synthetic_fundus
+
+    splits = (split,) if split in SYNTHETIC_SEEDS else SYNTHETIC_SEEDS
+    return [synthetic_fundus(seed) for one in splits for seed in SYNTHETIC_SEEDS[one]]
+
+
+def _data_dir(args):
+    if args.data_dir is None:
+        raise InputError(
+            f"--dataset {args.dataset} needs --data-dir, the folder it was unpacked in"
+        )
+    return args.data_dir
+
+
+# Printing.
+
+
+def _load_framework():
+    """Imports Keras without the start-up chatter of its backend's C++ parts.
+
+    TensorFlow writes lines about CPU features and absent GPUs to stderr before it
+    reads its own log level. Whoever sets TF_CPP_MIN_LOG_LEVEL sees them all.
+    """
+    muted = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    if muted:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        sys.stderr.flush()
+        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+    try:
+        import keras  # noqa: F401
+    finally:
+        if muted:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _first_line(function):
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+def _show_progress(args):
+    return sys.stderr.isatty() and not args.quiet
+
+
+def _stderr():
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _print_json(facts):
+    print(json.dumps(facts, indent=2))
+
+
+def _print_table(header, rows, title=None):
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    Console().print(table)
+
+
+def _cell(value):
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _print_scores(result, title, as_json=False):
+    from saunet.evaluation import SCORES, to_json
+
+    if as_json:
+        print(to_json(result))
+        return
+    protocol = (
+        f"{title}\n{result['images']} images, region {result['region']}, "
+        f"{result['pooling']}, threshold {result['threshold']:g}"
+    )
+    _print_table(("metric", "value"), [(k, result[k]) for k in SCORES], protocol)

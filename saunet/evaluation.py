@@ -148,6 +148,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
     _check_protocol(region, pooling, threshold)
     rows, counts, skeletons, kept = [], [], [], []
     for name, probability, truth, fov in items:
+        probability = np.asarray(probability)
         inside = _choose_pixels(name, probability, truth, fov, region)
         guess = probability > threshold
         # Cut the maps, not the skeletons: what lies outside must not steer them.

@@ -102,9 +102,7 @@ def read_mask(path):
     gray = read_gray(path)
     if gray.max() <= 1:
         return gray.astype(np.uint8)
-    # 128 * 257 is the 16-bit value of 8-bit 128.
-    threshold = 127 if gray.dtype == np.uint8 else 128 * 257 - 1
-    return (gray > threshold).astype(np.uint8)
+    return (gray > np.iinfo(gray.dtype).max // 2).astype(np.uint8)
 
 
 def write_png(path, array):
@@ -148,7 +146,7 @@ def write_bytes(path, content):
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}): give an existing, "
+            f"{path}: cannot be written ({error.strerror or error}): give an existing, "
             "writable folder with free space."
         ) from error
 
@@ -174,6 +172,8 @@ def _decode(path):
             image = ImageOps.exif_transpose(image)
     except InputError:
         raise
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read: change its permissions.") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels: "
@@ -199,9 +199,10 @@ def _to_8_bit(image, path):
         return Image.fromarray(
             ((_deep(image, path).astype(np.uint32) + 128) // 257).astype(np.uint8)
         )
-    if image.mode == "F":
+    if image.mode in ("F", "LAB"):
         raise InputError(
-            f"{path}: floating-point picture, expected 8 or 16 bits: convert the file."
+            f"{path}: pixels of kind {image.mode}, expected grey or colour of 8 or 16 "
+            "bits: convert the file."
         )
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

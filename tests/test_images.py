@@ -1,0 +1,279 @@
+import errno
+import gzip
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from saunet.data import images
+from saunet.data.images import (
+    image_stem,
+    is_image_name,
+    read_gray,
+    read_image,
+    read_mask,
+    write_png,
+)
+from saunet.errors import InputError
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (40, 50, 3), np.uint8)
+SMOOTH = cv2.GaussianBlur(PICTURE, (0, 0), 6)
+
+
+def save(path, array=PICTURE, mode=None, **options):
+    picture = Image.fromarray(array)
+    if mode:
+        picture = picture.convert(mode, palette=Image.Palette.ADAPTIVE)
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "ppm", "bmp"])
+def test_lossless_kinds_read_exactly(tmp_path, suffix):
+    image = read_image(save(tmp_path / f"a.{suffix}"))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, PICTURE)
+
+
+def test_gzipped_ppm_reads_exactly(tmp_path):
+    plain = save(tmp_path / "a.ppm")
+    (tmp_path / "a.ppm.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.ppm.gz"), PICTURE)
+
+
+def test_webp_reads_exactly_where_saved_so(tmp_path):
+    path = save(tmp_path / "a.webp", lossless=True)
+    np.testing.assert_array_equal(read_image(path), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [("jpg", "RGB"), ("jpg", "CMYK"), ("gif", "P"), ("png", "P")]
+)
+def test_lossy_kinds_read_nearly(tmp_path, suffix, mode):
+    options = {"quality": 95} if suffix == "jpg" else {}
+    image = read_image(save(tmp_path / f"a.{suffix}", SMOOTH, mode, **options))
+    assert image.shape == SMOOTH.shape
+    assert np.abs(image.astype(int) - SMOOTH).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_16_bit_gray_is_scaled_not_cut(tmp_path, suffix):
+    deep = np.linspace(0, 65535, 40 * 50).reshape(40, 50).astype(np.uint16)
+    path = save(tmp_path / f"a.{suffix}", deep)
+    image = read_image(path)
+    expected = np.round(deep / 257).astype(np.uint8)
+    np.testing.assert_array_equal(image, np.stack([expected] * 3, axis=-1))
+    np.testing.assert_array_equal(read_gray(path), deep)
+    np.testing.assert_array_equal(read_mask(path), expected > 127)
+
+
+def test_16_bit_colour_stays_within_a_level(tmp_path):
+    deep = RNG.integers(0, 65536, (40, 50, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
+    image = read_image(tmp_path / "a.png")
+    assert np.abs(image - deep / 257).max() <= 1
+
+
+def test_one_channel_becomes_three(tmp_path):
+    image = read_image(save(tmp_path / "a.png", PICTURE[..., 0]))
+    np.testing.assert_array_equal(image, np.stack([PICTURE[..., 0]] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_becomes_black(tmp_path, mode):
+    picture = Image.fromarray(PICTURE).convert(mode)
+    alpha = np.full((40, 50), 255, np.uint8)
+    alpha[:20] = 0
+    picture.putalpha(Image.fromarray(alpha))
+    picture.save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert not image[:20].any()
+    opaque = np.asarray(Image.fromarray(PICTURE).convert(mode).convert("RGB"))
+    np.testing.assert_array_equal(image[20:], opaque[20:])
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn right to see it upright"
+    path = save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.rot90(PICTURE, -1))
+    assert read_mask(path).shape == (50, 40)
+
+
+def truncate(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def truncated_gzip(folder):
+    whole = save(folder / "whole.ppm").read_bytes()
+    path = folder / "a.ppm.gz"
+    path.write_bytes(gzip.compress(whole))
+    return truncate(path)
+
+
+def wrong_gzip(folder):
+    path = folder / "a.ppm.gz"
+    path.write_bytes(gzip.compress(b"no picture"))
+    return path
+
+
+def text(folder):
+    path = folder / "a.png"
+    path.write_text("name,score\n")
+    return path
+
+
+def empty(folder):
+    path = folder / "a.jpg"
+    path.touch()
+    return path
+
+
+def huge(folder):
+    """Claims 20000x20000 pixels in its header, and holds none."""
+
+    def chunk(kind, content):
+        length, check = len(content), zlib.crc32(kind + content)
+        return struct.pack(">I", length) + kind + content + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    path = folder / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b""))
+    return path
+
+
+def floating(folder):
+    return save(folder / "a.tif", SMOOTH[..., 0].astype(np.float32))
+
+
+BAD = {
+    "missing": (lambda folder: folder / "a.png", "no such file"),
+    "folder": (lambda folder: folder, "is a folder"),
+    "empty": (empty, "is empty"),
+    "text": (text, "not a picture"),
+    "wrong gzip": (wrong_gzip, "not a picture"),
+    "huge": (huge, "more than 178 megapixels"),
+    "floating": (floating, "pixels of kind F"),
+    "truncated gzip": (truncated_gzip, "truncated or damaged"),
+    **{
+        f"truncated {suffix}": (
+            lambda folder, suffix=suffix: truncate(save(folder / f"a.{suffix}")),
+            "truncated or damaged",
+        )
+        for suffix in ("png", "jpg", "tif", "ppm", "gif", "bmp", "webp")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_bad_files_end_in_one_clear_line(tmp_path, kind, read):
+    make, message = BAD[kind]
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tiny_image_is_refused(tmp_path):
+    with pytest.raises(InputError, match="50x31 pixels, expected at least 32"):
+        read_image(save(tmp_path / "a.png", PICTURE[:31]))
+    assert read_image(save(tmp_path / "b.png", PICTURE[:32])).shape == (32, 50, 3)
+
+
+def test_a_large_but_bearable_image_does_not_warn(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # the picture has 2000
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png")), PICTURE)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif"])
+def test_masks_are_zero_and_one(tmp_path, suffix):
+    mask = read_mask(save(tmp_path / f"a.{suffix}"))
+    assert mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {0, 1}
+
+
+def test_a_mask_is_vessel_above_127(tmp_path):
+    levels = np.array([[0, 3, 127, 128, 253, 255]], np.uint8)
+    mask = read_mask(save(tmp_path / "a.png", levels))
+    assert mask.tolist() == [[0, 0, 0, 1, 1, 1]]
+
+
+def test_a_palette_mask_goes_by_its_colours_not_its_indices(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    picture = picture.convert("P")
+    picture.putpalette([255, 255, 255, 0, 0, 0, 3, 3, 3])
+    picture.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").tolist() == [[1, 0, 0]]
+
+
+def test_a_mask_of_zeros_and_ones_is_not_lost(tmp_path):
+    labels = (PICTURE[..., 0] > 200).astype(np.uint8)
+    mask = read_mask(save(tmp_path / "a.png", labels))
+    np.testing.assert_array_equal(mask, labels)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [PICTURE, PICTURE[..., 0], PICTURE[..., 0].astype(np.uint16) * 257 + 1],
+    ids=["rgb", "gray", "16 bit"],
+)
+def test_write_png_round_trip(tmp_path, array):
+    write_png(tmp_path / "a.png", array)
+    read = read_image if array.ndim == 3 else read_gray
+    result = read(tmp_path / "a.png")
+    assert result.dtype == array.dtype
+    np.testing.assert_array_equal(result, array)
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "array", [PICTURE.astype(float), PICTURE.astype(np.uint16), PICTURE[..., :2]]
+)
+def test_write_png_refuses_what_png_cannot_hold(tmp_path, array):
+    with pytest.raises(ValueError, match="expected"):
+        write_png(tmp_path / "a.png", array)
+
+
+def test_write_png_into_a_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        write_png(tmp_path / "absent" / "a.png", PICTURE)
+
+
+@pytest.mark.parametrize("step", ["write", "rename"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, step):
+    write_png(tmp_path / "a.png", PICTURE)
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(*args):
+        if step == "write":
+            with open(args[0], "wb") as half:
+                half.write(args[1][: len(args[1]) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if step == "write":
+        monkeypatch.setattr(images.Path, "write_bytes", full)
+    else:
+        monkeypatch.setattr(images.os, "replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_png(tmp_path / "a.png", 255 - PICTURE)
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_names_of_pictures():
+    assert is_image_name("x/IM0001.PPM.GZ")
+    assert is_image_name("21_training.tif")
+    assert not is_image_name("weights.h5")
+    assert not is_image_name("log.gz")
+    assert image_stem("x/im0001.ah.ppm.gz") == "im0001.ah"
+    assert image_stem("01_test.PNG") == "01_test"
+    assert image_stem("README") == "README"

@@ -64,8 +64,9 @@ def load_weights(model, path):
     except (InputError, PermissionError):
         raise
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        start = path.open("rb").read(8)
-        state = "damaged or cut short" if start[1:4] == b"HDF" else "not an HDF5 file"
+        with path.open("rb") as file:
+            known = file.read(4) == b"\x89HDF"
+        state = "damaged or cut short" if known else "not an HDF5 file"
         raise InputError(
             f"{path} is {state} ({path.stat().st_size} bytes): expected Keras weights "
             "(.h5 or .weights.h5); copy or download the file again"
@@ -104,7 +105,8 @@ def save_weights(model, path, *, file_format="keras"):
     with _replacing(path) as beside:
         if file_format == "keras":
             # A model around the same layers has no optimizer to be saved.
-            keras.Model(model.inputs, model.outputs).save_weights(beside)
+            bare = keras.Model(model.inputs, model.outputs, name=model.name)
+            bare.save_weights(beside)
         else:
             _write_legacy(model, beside)
 

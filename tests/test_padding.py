@@ -28,6 +28,7 @@ def test_centered_padding_lies_as_in_sa_unet():
     rows, columns = np.nonzero(padded)
     assert (rows.min(), columns.min()) == (4, 13)
     assert (rows.max(), columns.max()) == (4 + 583, 13 + 564)
+    assert pad(np.ones((1, 1)), (4, 4)).argmax() == 1 * 4 + 1
 
 
 def test_bottom_right_padding_starts_at_the_origin():

@@ -1,0 +1,398 @@
+import itertools
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from saunet.data.datasets import Sample, load_dataset
+from saunet.data.images import write_png
+from saunet.errors import InputError
+from saunet.evaluation import (
+    POOLINGS,
+    REGIONS,
+    SCORES,
+    evaluate,
+    pair_files,
+    read_probability,
+    score_folders,
+    summarise,
+    to_json,
+)
+from saunet.metrics import METRICS, Counts, pr_auc, roc_auc
+
+KEYS = (
+    *("region", "pooling", "threshold", "images", "sensitivity", "specificity"),
+    *("accuracy", "precision", "f1", "jaccard", "mcc", "auc", "pr_auc", "cldice"),
+    "per_image",
+)
+
+
+def make(seed, vessels=0.3):
+    """Returns (name, probability, truth, fov); images differ in size and quality."""
+    rng = np.random.default_rng(seed)
+    shape = (50 + 4 * seed, 60)
+    blurred = cv2.GaussianBlur(rng.random(shape), (0, 0), 2)
+    truth = (blurred > np.quantile(blurred, 1 - vessels)).astype(np.uint8)
+    probability = np.clip(0.4 * truth + (0.5 + 0.2 * seed) * rng.random(shape), 0, 1)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    fov = np.hypot(rows - shape[0] / 2, columns - 30) < 20 + 2 * seed
+    # Quantised as a file would be, so that folders and arrays agree exactly.
+    probability = np.round(probability * 255).astype(np.uint8)
+    return (f"{seed:02d}", probability / np.float32(255), truth, fov.astype(np.uint8))
+
+
+ITEMS = [make(seed) for seed in range(3)]
+
+
+def sample(name, truth, fov):
+    image = np.zeros((*fov.shape, 3), np.uint8)
+    return Sample(name, image, truth, fov, "official")
+
+
+def chosen(item, region):
+    _, probability, truth, fov = item
+    inside = fov > 0 if region == "fov" else np.ones(fov.shape, bool)
+    return probability[inside], truth[inside] > 0
+
+
+def counts_of(probability, truth):
+    guess = probability > 0.5
+    return Counts(
+        int((guess & truth).sum()),
+        int((guess & ~truth).sum()),
+        int((~guess & truth).sum()),
+        int((~guess & ~truth).sum()),
+    )
+
+
+def scores_of(probability, truth):
+    counts = counts_of(probability, truth)
+    return {
+        **{name: metric(counts) for name, metric in METRICS.items()},
+        "auc": roc_auc(probability, truth),
+        "pr_auc": pr_auc(probability, truth),
+    }
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_pooled_is_one_count_over_all_pixels(region):
+    result = summarise(ITEMS, region=region, pooling="pooled")
+    parts = [chosen(item, region) for item in ITEMS]
+    probability, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
+    expected = scores_of(probability, truth)
+    assert {key: result[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_mean_is_the_mean_of_each_metric(region):
+    result = summarise(ITEMS, region=region, pooling="mean")
+    rows = [scores_of(*chosen(item, region)) for item in ITEMS]
+    expected = {key: np.mean([row[key] for row in rows]) for key in rows[0]}
+    assert {key: result[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    assert result["cldice"] == pytest.approx(
+        np.mean([row["cldice"] for row in result["per_image"]])
+    )
+
+
+def test_the_four_protocols_differ():
+    results = [
+        summarise(ITEMS, region=region, pooling=pooling)
+        for region, pooling in itertools.product(REGIONS, POOLINGS)
+    ]
+    for key in SCORES:
+        assert len({round(result[key], 9) for result in results}) == 4, key
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_rows_are_kept_whatever_the_pooling(pooling):
+    result = summarise(ITEMS, region="fov", pooling=pooling)
+    assert tuple(result) == KEYS
+    assert result["images"] == 3
+    for item, row in zip(ITEMS, result["per_image"], strict=True):
+        probability, truth = chosen(item, "fov")
+        counts = counts_of(probability, truth)
+        assert row["name"] == item[0]
+        assert row["pixels"] == truth.size
+        assert Counts(row["tp"], row["fp"], row["fn"], row["tn"]) == counts
+        assert row["f1"] == METRICS["f1"](counts)
+
+
+def test_pooled_cldice_adds_skeleton_pixels():
+    line = np.zeros((40, 40), np.uint8)
+    line[10, 5:35] = 1  # 30 skeleton pixels, all found
+    short = np.zeros((40, 40), np.uint8)
+    short[10, 5:15] = 1  # 10 skeleton pixels, none found
+    wrong = np.zeros((40, 40), np.uint8)
+    wrong[30, 5:35] = 1
+    items = [("1", line * 1.0, line, None), ("2", wrong * 1.0, short, None)]
+    pooled = summarise(items, region="frame", pooling="pooled")["cldice"]
+    mean = summarise(items, region="frame", pooling="mean")["cldice"]
+    assert mean == 0.5  # 1 and 0
+    assert pooled == pytest.approx(2 * (30 / 60) * (30 / 40) / (30 / 60 + 30 / 40))
+
+
+def test_outside_the_field_nothing_counts():
+    name, probability, truth, fov = ITEMS[0]
+    outside = fov == 0
+    other = [
+        (name, np.where(outside, 1, probability), np.where(outside, 0, truth), fov)
+    ]
+    for pooling in POOLINGS:
+        ours = summarise(ITEMS[:1], region="fov", pooling=pooling)
+        assert summarise(other, region="fov", pooling=pooling) == ours
+
+
+def test_a_probability_at_the_threshold_is_no_vessel():
+    probability = np.array([[0.3, 0.3, 0.31, 0.29]], np.float32)
+    truth = np.array([[1, 0, 1, 0]], np.uint8)
+    items = [("1", probability, truth, None)]
+    row = summarise(items, region="frame", pooling="mean", threshold=0.3)
+    assert row["per_image"][0]["tp"] == 1
+    assert row["per_image"][0]["fn"] == 1
+    assert row["threshold"] == 0.3
+
+
+def test_undefined_is_null_in_json():
+    empty = np.zeros((40, 40), np.uint8)
+    items = [("1", empty * 1.0, empty, None), *[(*i[:3], None) for i in ITEMS]]
+    mean = summarise(items, region="frame", pooling="mean")
+    assert math.isnan(mean["sensitivity"])
+    assert not math.isnan(mean["accuracy"])
+    read = json.loads(to_json(mean))
+    assert tuple(read) == KEYS
+    assert read["sensitivity"] is None
+    assert read["per_image"][0]["auc"] is None
+    assert read["per_image"][1]["auc"] == mean["per_image"][1]["auc"]
+    pooled = summarise(items, region="frame", pooling="pooled")
+    assert not math.isnan(pooled["sensitivity"])
+
+
+def test_evaluate_is_summarise_on_samples():
+    samples = [sample(name, truth, fov) for name, _, truth, fov in ITEMS]
+    maps = (item[1] for item in ITEMS)
+    result = evaluate(maps, samples, region="fov", pooling="pooled")
+    assert result == summarise(ITEMS, region="fov", pooling="pooled")
+
+
+def test_evaluate_says_that_drives_test_labels_are_withheld():
+    samples = [sample("01", None, ITEMS[0][3])]
+    with pytest.raises(InputError, match=r"01: DRIVE's test labels are not in today's"):
+        evaluate([ITEMS[0][1]], samples, region="fov", pooling="mean")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"region": "disc"}, "Region 'disc' is unknown: use fov or frame"),
+        ({"pooling": "median"}, "Pooling 'median' is unknown: use pooled or mean"),
+        ({"threshold": 128}, "Threshold 128 is not a probability"),
+        ({"threshold": math.nan}, "Threshold nan is not a probability"),
+        ({"items": []}, "Nothing to score"),
+        (
+            {"items": [("7", np.zeros((5, 6)), np.zeros((5, 7)), None)]},
+            "7: the prediction is 6x5 and the truth 7x5 pixels",
+        ),
+        (
+            {
+                "items": [("7", np.zeros((5, 6)), np.zeros((5, 6)), np.zeros((4, 6)))],
+                "region": "fov",
+            },
+            "7: the prediction is 6x5 and the FOV 6x4 pixels",
+        ),
+        (
+            {"items": [("7", np.full((5, 6), 255.0), np.zeros((5, 6)), None)]},
+            "7: probabilities from 255.0 to 255.0, expected 0 to 1",
+        ),
+        (
+            {"items": [("7", np.full((5, 6), np.nan), np.zeros((5, 6)), None)]},
+            "7: probabilities from nan to nan, expected 0 to 1",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(change, message):
+    arguments = {"items": ITEMS, "region": "frame", "pooling": "mean", **change}
+    with pytest.raises(InputError, match=message):
+        summarise(**arguments)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Returns three folders named as DRIVE names its files."""
+    for name, probability, truth, fov in ITEMS:
+        for folder, file, array in (
+            ("maps", f"{name}_test.png", np.round(probability * 255)),
+            ("truth", f"{name}_manual1.png", truth * 255),
+            ("fov", f"{name}_test_mask.png", fov * 255),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_png(tmp_path / folder / file, array.astype(np.uint8))
+    return tmp_path
+
+
+def score(folder, region="fov", **options):
+    fov = folder / "fov" if region == "fov" else None
+    return score_folders(
+        *(folder / "maps", folder / "truth", fov),
+        **{"region": region, "pooling": "pooled", **options},
+    )
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_folders_score_as_arrays_do(folders, region):
+    (folders / "maps" / "notes.txt").write_text("not a picture")
+    (folders / "maps" / ".hidden.png").write_text("not a picture")
+    expected = summarise(ITEMS, region=region, pooling="pooled")
+    assert score(folders, region) == expected
+
+
+def test_predicted_folders_count_only_the_probabilities(folders):
+    for path in list((folders / "maps").iterdir()):
+        stem = path.stem
+        path.rename(path.with_name(f"{stem}_prob.png"))
+        write_png(path.with_name(f"{stem}_mask.png"), np.zeros((9, 9), np.uint8))
+        write_png(path.with_name(f"{stem}_overlay.png"), np.zeros((9, 9, 3), np.uint8))
+    expected = summarise(ITEMS, region="fov", pooling="mean")
+    assert score(folders, pooling="mean") == expected
+
+
+def test_the_field_of_view_has_to_be_given(folders):
+    with pytest.raises(InputError, match="pass their folder with --fov"):
+        score_folders(
+            folders / "maps", folders / "truth", region="fov", pooling="pooled"
+        )
+
+
+def test_a_photograph_is_not_taken_for_a_label(folders):
+    rng = np.random.default_rng(0)
+    photograph = rng.integers(0, 256, ITEMS[1][2].shape, np.uint8)
+    write_png(folders / "truth" / "01_manual1.png", photograph)
+    with pytest.raises(InputError, match=r"01_manual1.png: .*expected a label"):
+        score(folders)
+
+
+def test_a_label_saved_as_jpeg_stays_binary(folders):
+    path = folders / "truth" / "01_manual1.png"
+    Image.open(path).save(path.with_suffix(".jpg"), quality=90)
+    path.unlink()
+    expected = summarise(ITEMS, region="fov", pooling="pooled")["f1"]
+    assert score(folders)["f1"] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("folder", "lost", "message"),
+    [
+        ("truth", "01_manual1.png", r"01_test.png has no partner in .*truth"),
+        ("fov", "02_test_mask.png", r"02_test.png has no partner in .*fov"),
+        ("maps", "00_test.png", r"truth: no prediction for 00_manual1.png"),
+    ],
+)
+def test_an_unpaired_file_is_named(folders, folder, lost, message):
+    (folders / folder / lost).unlink()
+    with pytest.raises(InputError, match=message):
+        score(folders)
+
+
+def test_an_empty_or_missing_folder_is_named(folders):
+    for path in (folders / "truth").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="truth: holds no picture"):
+        score(folders)
+    (folders / "truth").rmdir()
+    with pytest.raises(InputError, match="truth: no such folder"):
+        score(folders)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("01_test.png", "01_manual1.gif"),
+        ("1.png", "01_manual1.gif"),
+        ("21_training_prob.png", "21_manual1.gif"),
+        ("Image_11L.png", "Image_11L_1stHO.png"),
+        ("Image_11L_prob.png", "Image_11L_1stHO.png"),
+        ("im0001.ppm", "im0001.ah.ppm.gz"),
+        ("im0001_prob.png", "im0001.ah.ppm.gz"),
+        ("left eye.png", "left eye.gif"),
+        ("2024_03_a.png", "2024_03_a_label.png"),
+    ],
+)
+def test_files_of_one_image_find_each_other(first, second):
+    others = [Path(second), Path("02_other.png"), Path("Image_11R_1stHO.png")]
+    others.append(Path("2024_04_b_label.png"))
+    assert pair_files([Path(first)], others) == {Path(first): Path(second)}
+
+
+def test_pairs_by_the_same_name_come_first():
+    paths = [Path("01_dr.png"), Path("01_h.png"), Path("01_h_b.png")]
+    others = [path.with_suffix(".tif") for path in paths]
+    assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("paths", "others", "message"),
+    [
+        (["01.png"], ["01_a.gif", "01_b.gif"], "may be any of 01_a.gif, 01_b.gif"),
+        (["01_a.png", "01_b.png"], ["01.gif"], "01_a.png, 01_b.png all belong to 01"),
+        (["01.png"], ["011.gif"], "01.png has no partner"),
+        (["11L.png"], ["11R_1stHO.png"], "11L.png has no partner"),
+        (["a.png"], ["ab.png"], "a.png has no partner"),
+    ],
+)
+def test_doubtful_pairs_are_refused(paths, others, message):
+    with pytest.raises(InputError, match=message):
+        pair_files([Path(path) for path in paths], [Path(other) for other in others])
+
+
+@pytest.mark.parametrize(("dtype", "full"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_probabilities_of_8_and_16_bits(tmp_path, dtype, full):
+    levels = np.array([[0, 1, full // 2, full - 1, full]], dtype)
+    write_png(tmp_path / "a.png", levels)
+    read = read_probability(tmp_path / "a.png")
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, levels / full, rtol=1e-6)
+    assert (read.min(), read.max()) == (0, 1)
+
+
+PUBLISHED = [
+    ("lwnet", "fov", {"f1": 0.8273, "auc": 0.9810}),
+    ("lwnet", "frame", {"f1": 0.8271, "auc": 0.9870}),
+    ("second observer", "fov", {"f1": 0.7891}),
+    ("second observer", "frame", {"f1": 0.7889}),
+]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("who", "region", "expected"), PUBLISHED)
+def test_peers_on_drive_score_as_published(shared, who, region, expected):
+    test = shared("data") / "DRIVE" / "test"
+    maps = {
+        "lwnet": shared("peer_predictions") / "lwnet_drive_test",
+        "second observer": test / "2nd_manual",
+    }
+    result = score_folders(
+        *(maps[who], test / "1st_manual", test / "mask" if region == "fov" else None),
+        region=region,
+        pooling="pooled",
+    )
+    assert {key: round(result[key], 4) for key in expected} == expected
+    pixels = sum(row["pixels"] for row in result["per_image"])
+    assert pixels == {"fov": 4_538_143, "frame": 6_599_200}[region]
+    vessels = sum(row["tp"] + row["fn"] for row in result["per_image"])
+    assert vessels == {"fov": 577_649, "frame": 577_945}[region]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    # CHASE_DB1: the eight test images. STARE: all twenty images, .vk against .ah.
+    ("name", "split", "expected"),
+    [("chase_db1", "test", 0.797), ("stare", "all", 0.742)],
+)
+def test_second_observers_score_as_published(shared, name, split, expected):
+    samples = load_dataset(name, shared("data"), split)
+    guesses = [s.second_observer.astype(np.float32) for s in samples]
+    result = evaluate(guesses, samples, region="frame", pooling="pooled")
+    assert round(result["f1"], 3) == expected

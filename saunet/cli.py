@@ -30,10 +30,11 @@ def main(argv=None):
         argv: list of str; the process's own arguments by default.
     """
     try:
-        args = _parser().parse_args(argv)
-        status = args.verb(args)
-        sys.stdout.flush()
-        return status or 0
+        try:
+            args = _parser().parse_args(argv)
+            return args.verb(args) or 0
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is expected
     except InputError as error:
         return _complain(error)
     except RunError as error:
@@ -487,11 +488,11 @@ def _print_json(facts):
     print(json.dumps(facts, indent=2))
 
 
-def _print_table(header, rows, title=None):
+def _print_table(header, rows):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(*header)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     Console().print(table)
@@ -509,8 +510,9 @@ def _print_scores(result, title, as_json=False):
     if as_json:
         print(to_json(result))
         return
-    protocol = (
-        f"{title}\n{result['images']} images, region {result['region']}, "
-        f"{result['pooling']}, threshold {result['threshold']:g}"
+    print(title)
+    print(
+        f"{result['images']} images, region {result['region']}, {result['pooling']}, "
+        f"threshold {result['threshold']:g}"
     )
-    _print_table(("metric", "value"), [(k, result[k]) for k in SCORES], protocol)
+    _print_table(("metric", "value"), [(key, result[key]) for key in SCORES])

@@ -74,6 +74,9 @@ class Segmenter:
             InputError: not such an image, too large a one, or another number of
                 views.
         """
+        image = np.asarray(image)
+        _check_shape(image)
+        self._padded_size(image)  # before the copies that follow
         image = _unit_range(image)
         if views not in (1, 4, 8):
             raise InputError(f"{views!r} views: expected 1, 4 (flips) or 8 (and turns)")
@@ -90,23 +93,31 @@ class Segmenter:
         return (self.predict(image, views=views) > self.threshold).astype(np.uint8)
 
     def _run(self, image):
-        size = image.shape[:2]
-        full = padded_size(
-            *size, multiple=self.padding["multiple"], square=self.padding["square"]
-        )
-        if full[0] * full[1] > MAX_PIXELS:
-            raise InputError(
-                f"an image of {size[1]}x{size[0]} pixels, padded to "
-                f"{full[1]}x{full[0]}: expected at most {MAX_PIXELS // 10**6} "
-                f"megapixels; scale it down to the size of the training images"
-            )
+        full = self._padded_size(image)
         padded = pad(image, full, self.padding["placement"])
         # Measured on 2 CPU cores, sa_unet_v2 at 592x592: 0.17 s, where `model(x)`
         # takes 0.32 s and `model.predict` 0.33 s. Keras compiles it once, and once
         # more with free height and width when a second size comes.
         probability = self.model.predict_on_batch(padded[np.newaxis])
         vessels = np.asarray(probability, np.float32)[0, ..., 0]
-        return np.ascontiguousarray(unpad(vessels, size, self.padding["placement"]))
+        vessels = unpad(vessels, image.shape[:2], self.padding["placement"])
+        return np.ascontiguousarray(vessels)
+
+    def _padded_size(self, image):
+        height, width = image.shape[:2]
+        full = padded_size(
+            height,
+            width,
+            multiple=self.padding["multiple"],
+            square=self.padding["square"],
+        )
+        if full[0] * full[1] > MAX_PIXELS:
+            raise InputError(
+                f"an image of {width}x{height} pixels, padded to {full[1]}x{full[0]}: "
+                f"expected at most {MAX_PIXELS // 10**6} megapixels; scale it down to "
+                f"the size of the training images"
+            )
+        return full
 
 
 def checked_threshold(value):
@@ -116,13 +127,15 @@ def checked_threshold(value):
     return float(value)
 
 
-def _unit_range(image):
-    image = np.asarray(image)
+def _check_shape(image):
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(
             f"image of shape {image.shape}: expected (height, width, 3), RGB; "
             f"read files with saunet.data.images.read_image"
         )
+
+
+def _unit_range(image):
     if image.dtype == np.uint8:
         return image.astype(np.float32) / 255
     if not np.issubdtype(image.dtype, np.floating):

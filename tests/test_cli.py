@@ -1,0 +1,360 @@
+"""The command line: what is printed where, exit statuses, and instant help."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import saunet
+from saunet import cli, weights
+from saunet.data.images import write_png
+from saunet.errors import InputError, RunError
+from saunet.models import MODELS, build_model
+
+
+@pytest.fixture(scope="module")
+def h5(tmp_path_factory):
+    """Random weights of sa_unet_v2 as a bare file."""
+    path = tmp_path_factory.mktemp("weights") / "random.weights.h5"
+    weights.save_weights(build_model("sa_unet_v2"), path)
+    return str(path)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(2):
+        image = np.random.default_rng(i).integers(0, 256, (40, 48, 3), np.uint8)
+        write_png(folder / f"{i}.png", image)
+    return folder
+
+
+def run(capsys, *argv):
+    """Returns (exit status, stdout, stderr) of a command."""
+    status = cli.main([str(word) for word in argv])
+    return status, *capsys.readouterr()
+
+
+def process(*argv):
+    """Runs a command in a process of its own, as a shell would."""
+    environment = dict(os.environ)
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    return subprocess.run(
+        [sys.executable, "-m", "saunet", *argv],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+
+
+def test_help_needs_no_framework():
+    code = (
+        "import sys\n"
+        "from saunet.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as end:\n"
+        "    heavy = {'keras', 'tensorflow', 'numpy', 'cv2'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {heavy}' if heavy or end.code else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in "models summary train predict evaluate score doctor demo".split():
+        assert verb in done.stdout
+
+
+def test_help_is_instant():
+    # The fastest of some: another process may hold the processor once.
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        process("--help")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3
+
+
+def test_framework_chatter_stays_off_stderr():
+    done = process("models", "--json")
+    assert done.returncode == 0
+    assert set(json.loads(done.stdout)) == set(MODELS)
+    assert done.stderr == ""
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"saunet {saunet.__version__}\n"
+
+
+def test_models_lists_all_within_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run(capsys, "models")
+    assert status == 0
+    assert all(name in out for name in MODELS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_summary_json(capsys):
+    status, out, _ = run(capsys, "summary", "sa_unet_v2", "--json")
+    assert status == 0
+    assert json.loads(out) == {
+        "model": "sa_unet_v2",
+        "total": 260521,
+        "trainable": 260521,
+        "non_trainable": 0,
+        "gflops": 21.19,
+        "input_size": [592, 592],
+    }
+
+
+def test_summary_of_another_size(capsys):
+    _, out, _ = run(capsys, "summary", "sa_unet_v2", "--input-size", 64, 128, "--json")
+    small = json.loads(out)
+    assert small["input_size"] == [64, 128]
+    assert small["gflops"] == pytest.approx(21.19 * 64 * 128 / 592**2, rel=1e-3)
+
+
+def test_summary_table(capsys):
+    _, out, _ = run(capsys, "summary", "sa_unet")
+    assert "538,707" in out
+    assert "592 x 592" in out
+
+
+def test_predict_writes_three_pictures_each(capsys, tmp_path, photographs, h5):
+    status, out, err = run(
+        capsys,
+        *("predict", photographs, "--weights", h5, "--model", "sa_unet_v2"),
+        *("--out", tmp_path / "out", "--tta", "--threshold", "0.4"),
+    )
+    assert (status, err) == (0, "")
+    assert out.startswith("2 segmented")
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
+    import saunet.inference
+
+    seen = {}
+    monkeypatch.setattr(saunet.inference, "load_segmenter", lambda *names: names)
+    monkeypatch.setattr(
+        saunet.inference,
+        "predict_files",
+        lambda *args, **options: (
+            seen.update(options, args=args)
+            or {"written": [], "skipped": {}, "ignored": 0}
+        ),
+    )
+    run(capsys, "predict", "a", "b", "--weights", "w", "--out", "o")
+    assert seen == {
+        "args": (("w", None), ["a", "b"], "o"),
+        "threshold": None,
+        "views": 1,
+        "progress": False,
+    }
+    run(
+        capsys,
+        *("predict", "a", "--weights", "w", "--model", "m", "--out", "o"),
+        *("--tta", "--threshold", "0.3"),
+    )
+    assert seen["args"] == (("w", "m"), ["a"], "o")
+    assert (seen["threshold"], seen["views"]) == (0.3, 8)
+
+
+def test_evaluate_prints_the_keys_of_score(
+    capsys, monkeypatch, tmp_path, photographs, h5
+):
+    monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
+    argv = ("evaluate", "--weights", h5, "--model", "sa_unet_v2")
+    argv += ("--dataset", "synthetic")
+    status, out, err = run(capsys, *argv, "--json", "--region", "frame")
+    assert (status, err) == (0, "")
+    evaluated = json.loads(out)
+    assert evaluated["region"] == "frame"
+    assert evaluated["pooling"] == "pooled"
+    assert evaluated["threshold"] == 0.5
+    assert evaluated["images"] == 1
+    (tmp_path / "truth").mkdir()
+    for i in range(2):
+        write_png(tmp_path / f"truth/{i}.png", np.eye(40, 48, dtype=np.uint8) * 255)
+    argv = ("score", "--predictions", photographs, "--truth", tmp_path / "truth")
+    argv += ("--region", "frame", "--pooling", "mean")
+    status, out, err = run(capsys, *argv, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out).keys() == evaluated.keys()
+    status, out, _ = run(capsys, *argv)
+    assert "region frame, mean, threshold 0.5" in out
+    assert "sensitivity" in out
+
+
+def test_convert_there_and_back(capsys, tmp_path, h5):
+    legacy, keras3 = tmp_path / "a.h5", tmp_path / "a.weights.h5"
+    for source, target, form in ((h5, legacy, "legacy"), (legacy, keras3, "keras")):
+        status, _, err = run(
+            capsys,
+            *("convert", "--weights", source, "--model", "sa_unet_v2"),
+            *("--out", target, "--format", form),
+        )
+        assert (status, err) == (0, "")
+    first, last = build_model("sa_unet_v2"), build_model("sa_unet_v2")
+    weights.load_weights(first, h5)
+    weights.load_weights(last, keras3)
+    for a, b in zip(first.get_weights(), last.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def train_recipe(capsys, monkeypatch, *options):
+    """Returns what `saunet train` would train."""
+    import saunet.training
+
+    seen = {}
+    monkeypatch.setattr(
+        saunet.training,
+        "train",
+        lambda recipe, samples, out, **more: seen.update(
+            more, recipe=recipe, samples=samples, out=out
+        ),
+    )
+    monkeypatch.setattr(cli, "_samples", lambda args, split: (args.dataset, split))
+    status, _, err = run(
+        capsys, "train", "--dataset", "synthetic", "--out", "r", *options
+    )
+    if status:
+        raise InputError(err)
+    return seen
+
+
+def test_train_follows_its_options(capsys, monkeypatch):
+    from saunet.training import RECIPES
+
+    plain = train_recipe(capsys, monkeypatch)
+    assert plain["recipe"] == RECIPES["cpu"]
+    assert plain["samples"] == ("synthetic", "train")
+    assert plain["resume"] is False
+    seen = train_recipe(
+        capsys,
+        monkeypatch,
+        *("--recipe", "smoke", "--model", "unet_18", "--epochs", "2", "--resume"),
+        *("--batch-size", "3", "--seed", "7", "--mixed-precision"),
+        *("--set", "loss=bce", "--set", "weight_decay=1", "--set", "ema=None"),
+        *("--set", "validation=('1', '2')"),
+    )
+    recipe = seen["recipe"]
+    assert (recipe.model, recipe.model_kwargs) == ("unet_18", {})
+    assert (recipe.epochs, recipe.batch_size, recipe.seed) == (2, 3, 7)
+    assert recipe.precision == "mixed_bfloat16"
+    assert (recipe.loss, recipe.weight_decay, recipe.ema) == ("bce", 1.0, None)
+    assert recipe.validation == ("1", "2")
+    assert recipe.crop == RECIPES["smoke"].crop
+    assert (seen["out"], seen["resume"]) == ("r", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--recipe", "smokey"), "unknown recipe 'smokey': did you mean 'smoke'"),
+        (("--set", "epoch=2"), "unknown recipe field 'epoch': did you mean 'epochs'"),
+        (("--set", "epochs"), "FIELD=VALUE"),
+        (("--set", "epochs=many"), "epochs=many: expected int"),
+        (("--set", "loss=3"), "loss=3: expected str"),
+        (("--epochs", "0"), "not a positive whole number"),
+        (("--epochs", "1.5"), "not a positive whole number"),
+    ],
+)
+def test_train_refuses(capsys, monkeypatch, options, message):
+    with pytest.raises(InputError) as error:
+        train_recipe(capsys, monkeypatch, *options)
+    assert message in str(error.value)
+    assert str(error.value).count("\n") == 1
+
+
+def test_synthetic_parts_share_no_image(monkeypatch):
+    import saunet.data.synthetic
+
+    monkeypatch.setattr(saunet.data.synthetic, "synthetic_fundus", lambda seed: seed)
+    train, test = cli._synthetic("train"), cli._synthetic("test")
+    assert not set(train) & set(test)
+    assert sorted(cli._synthetic("all")) == sorted(train + test)
+
+
+def test_doctor(capsys, monkeypatch, tmp_path):
+    import saunet.data.datasets
+
+    found = []
+    monkeypatch.setattr(
+        saunet.data.datasets, "check_dataset", lambda name, folder: found
+    )
+    argv = ("doctor", "--dataset", "drive", "--data-dir", tmp_path)
+    assert run(capsys, *argv) == (0, "no problems\n", "")
+    found += ["a.tif: missing", "b.tif: missing"]
+    assert run(capsys, *argv) == (2, "a.tif: missing\nb.tif: missing\n", "")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("dataset", ["drive", "chase_db1", "stare"])
+def test_doctor_finds_the_real_data_well(capsys, shared, dataset):
+    argv = ("doctor", "--dataset", dataset, "--data-dir", shared("data"))
+    assert run(capsys, *argv) == (0, "no problems\n", "")
+
+
+def test_interruption_is_one_line(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_load_framework", interrupted)
+    assert run(capsys, "models") == (130, "", "saunet: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (RunError("loss is nan"), 1, "saunet: error: loss is nan\n"),
+        (InputError("two\nlines"), 2, "saunet: error: two lines\n"),
+        (
+            OSError(28, "No space left on device", "a.png"),
+            2,
+            "saunet: error: a.png: No space left on device\n",
+        ),
+    ],
+)
+def test_ends_are_one_line(capsys, monkeypatch, error, status, line):
+    def failing():
+        raise error
+
+    monkeypatch.setattr(cli, "_load_framework", failing)
+    assert run(capsys, "models") == (status, "", line)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_load_framework", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["models"])
+
+
+def test_closed_pipe_is_no_error():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-m", "saunet", "--help"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_progress_needs_a_terminal(monkeypatch):
+    args = cli._parser().parse_args(["demo"])
+    assert not cli._show_progress(args)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert cli._show_progress(args)
+    assert not cli._show_progress(cli._parser().parse_args(["demo", "--quiet"]))

@@ -129,6 +129,39 @@ def test_a_file_of_a_compiled_model_is_read_without_its_optimizer(tmp_path):
         assert list(file) == ["layers", "vars"]
 
 
+class Noisy(keras.layers.Layer):
+    """Own weights, an inner layer, and a random state each."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.5)
+        self.conv = layers.Conv2D(2, 1)
+        self.seed_generator = keras.random.SeedGenerator(0)
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(), name="scale")
+        self.conv.build(input_shape)
+
+    def call(self, inputs):
+        return self.conv(self.drop(inputs)) * self.scale
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 2)
+
+
+@pytest.mark.parametrize("file_format", ["keras", "legacy"])
+def test_random_states_inside_a_layer_are_not_weights(file_format, tmp_path):
+    inputs = keras.Input((4, 4, 1))
+    model = randomise(keras.Model(inputs, Noisy()(inputs)))
+    path = tmp_path / name_of(file_format)
+    save_weights(model, path, file_format=file_format)
+    expected = model.get_weights()
+    assert [w.shape for w in expected] == [(), (1, 1, 1, 2), (2,)]
+    randomise(model, seed=2)
+    load_weights(model, path)
+    assert_same(model.get_weights(), expected)
+
+
 def test_a_keras_2_whole_model_file_is_read_and_its_config_is_not(tmp_path):
     model = randomise(small_model())
     save_weights(model, tmp_path / "model.h5", file_format="legacy")

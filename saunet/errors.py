@@ -7,3 +7,7 @@ class InputError(ValueError):
     The command line prints the message and exits with status 2; every other
     exception is a defect of this package and keeps its traceback.
     """
+
+
+class RunError(RuntimeError):
+    """A run that had to end early: one line that says why and what is kept."""

@@ -1,0 +1,611 @@
+"""Training: a recipe is data, a run is a folder.
+
+A run folder holds
+
+    run.json            recipe, seed, versions, git commit, device, images, hours
+    log.csv             one row an epoch: loss, val_loss, learning rate, seconds
+    tensorboard/        the same for TensorBoard (on the TensorFlow backend)
+    last.weights.h5     after the last whole epoch (the moving average, if any)
+    best.weights.h5     lowest val_loss, where the recipe has a validation split
+    state.npz           all that a killed run needs to go on
+
+At the end of each epoch every file is written beside its place and renamed, and
+`state.npz` comes last: a run killed at any moment resumes from the last epoch
+that is whole, and from there repeats the killed run number for number. Nothing
+but the recipe, the seed and the samples decides a run.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from saunet.data.augmentation import thirteen_copies
+from saunet.data.padding import pad, padded_size
+from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
+from saunet.errors import InputError, RunError
+from saunet.losses import LOSSES, get_loss
+from saunet.models import build_model
+from saunet.weights import save_weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the result of a training, besides the images.
+
+    Attributes:
+        model: Key of the network.
+        model_kwargs: Options of its builder, such as DropBlock's `rate`.
+        loss: Key of `saunet.losses.LOSSES`.
+        loss_kwargs: Options of the loss, such as `mcc_weight`.
+        augmentation: "random" (endless random views), "thirteen" (the papers'
+            offline copies) or "none".
+        crop: Side of a random view in pixels; `None` for whole photographs.
+        placement: Padding of whole photographs, "centered" or "bottom_right".
+        batch_size: Images a step.
+        whole_epochs: With a `crop`, how many of the last epochs see whole
+            photographs instead, `batch_size // 4` a step. GroupNorm's statistics
+            are those of the image it sees: crops alone teach other ones.
+        epochs: Number of epochs.
+        steps_per_epoch: Steps an epoch; `None` for one pass over the samples.
+        optimizer: "adam" or "adamw".
+        weight_decay: Of adamw.
+        learning_rates: `((epochs, rate), ...)`, one after the other; the last one
+            stays.
+        schedule: "steps" follows `learning_rates`; "one_cycle" warms up to the
+            first rate over a tenth of the run and falls to a hundredth of it by a
+            cosine; "plateau" halves the first rate as `plateau` says.
+        plateau: `(factor, patience, minimum)` on val_loss.
+        early_stopping: Epochs without a better val_loss before a run ends.
+        validation: Names of training images held out, or how many (drawn by seed).
+        ema: Momentum of the moving average of the weights, or `None`.
+        clip_norm: Largest global norm of a gradient, or `None`.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        seed: Of weights, DropBlock, order, views and split.
+    """
+
+    model: str
+    model_kwargs: dict = field(default_factory=dict)
+    loss: str = "bce"
+    loss_kwargs: dict = field(default_factory=dict)
+    augmentation: str = "random"
+    crop: int | None = None
+    placement: str = "centered"
+    batch_size: int = 4
+    whole_epochs: int = 0
+    epochs: int = 100
+    steps_per_epoch: int | None = None
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    learning_rates: tuple = ((1, 1e-3),)
+    schedule: str = "steps"
+    plateau: tuple = (0.5, 10, 1e-6)
+    early_stopping: int | None = None
+    validation: tuple | int = 0
+    ema: float | None = None
+    clip_norm: float | None = None
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self):
+        choices = {
+            "loss": tuple(LOSSES),
+            "augmentation": ("random", "thirteen", "none"),
+            "placement": ("centered", "bottom_right"),
+            "optimizer": ("adam", "adamw"),
+            "schedule": ("steps", "one_cycle", "plateau"),
+            "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"recipe field {name}={getattr(self, name)!r} is not one of "
+                    f"{', '.join(allowed)}"
+                )
+        for name in ("batch_size", "epochs", "steps_per_epoch", "crop"):
+            value = getattr(self, name)
+            if value is None and name in ("steps_per_epoch", "crop"):
+                continue
+            if not isinstance(value, int) or value < 1:
+                raise InputError(
+                    f"recipe field {name}={value!r} must be an integer of at least 1"
+                )
+        if self.crop and self.crop % 16:
+            raise InputError(f"recipe field crop={self.crop} must be a multiple of 16")
+        needs_validation = self.schedule == "plateau" or self.early_stopping
+        if needs_validation and not self.validation:
+            raise InputError(
+                "a recipe with schedule=plateau or early_stopping needs images held "
+                "out: set validation to a number or to names"
+            )
+
+
+# 2 CPU cores, about an hour.
+SA_UNET_V2_CPU = Recipe(
+    model="sa_unet_v2",
+    model_kwargs={"rate": 0.1},
+    loss="bce_mcc",
+    crop=256,
+    batch_size=8,
+    epochs=60,
+    whole_epochs=15,
+    steps_per_epoch=100,
+    optimizer="adamw",
+    weight_decay=1e-4,
+    learning_rates=((60, 2e-3),),
+    schedule="one_cycle",
+    ema=0.998,
+    precision="mixed_bfloat16",
+)
+
+RECIPES = {
+    "cpu": SA_UNET_V2_CPU,
+    # SA-UNet, DRIVE: the settings of the authors' Train_drive.py.
+    "sa_unet_paper": Recipe(
+        model="sa_unet",
+        model_kwargs={"rate": 0.18},
+        augmentation="thirteen",
+        batch_size=4,
+        epochs=150,
+        learning_rates=((100, 1e-3), (50, 1e-4)),
+        validation=2,
+    ),
+    # SA-UNetv2, DRIVE.
+    "sa_unet_v2_paper": Recipe(
+        model="sa_unet_v2",
+        model_kwargs={"rate": 0.15},
+        loss="bce_mcc",
+        augmentation="thirteen",
+        placement="bottom_right",
+        batch_size=8,
+        epochs=150,
+        schedule="plateau",
+        plateau=(0.5, 10, 1e-6),
+        early_stopping=20,
+        validation=2,
+    ),
+    # A minute on synthetic images: does everything run?
+    "smoke": replace(
+        SA_UNET_V2_CPU,
+        crop=128,
+        batch_size=4,
+        epochs=4,
+        whole_epochs=0,
+        steps_per_epoch=30,
+        learning_rates=((4, 3e-3),),
+        ema=0.9,
+        precision="float32",
+    ),
+}
+
+
+def train(recipe, samples, out_dir, *, resume=False, progress=True):
+    """Trains a network and keeps everything about it in a run folder.
+
+    Args:
+        recipe: A `Recipe`.
+        samples: List of `Sample` with vessels; the validation images are taken out
+            of it before anything is augmented.
+        out_dir: The run folder; new or empty, unless `resume`.
+        resume: Bool; go on with the run that lies there. It must have been
+            started with the same recipe and images. A finished run is left as is.
+        progress: Bool; show Keras's progress bar.
+
+    Returns:
+        The `keras.Model` with the weights of `last.weights.h5`.
+
+    Raises:
+        InputError: Samples without labels, a folder in use, another recipe.
+        RunError: The loss is no longer a number.
+    """
+    out_dir = Path(out_dir)
+    training, held_out = split(samples, recipe.validation, recipe.seed)
+    description = {
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "images": [s.name for s in training],
+        "validation": [s.name for s in held_out],
+    }
+    _open_run(out_dir, description, resume)
+
+    keras.utils.set_random_seed(recipe.seed)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        model = build_model(recipe.model, **recipe.model_kwargs)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if recipe.augmentation == "thirteen":
+        training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
+    steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
+    optimizer = make_optimizer(recipe, steps)
+    model.compile(optimizer, get_loss(recipe.loss, **recipe.loss_kwargs))
+    optimizer.build(model.trainable_variables)
+
+    run = _RunFolder(out_dir, description, recipe, _validation_arrays(held_out, recipe))
+    if resume:
+        run.restore(model)
+    if run.finished:
+        optimizer.finalize_variable_values(model.trainable_variables)
+        return model
+    for end, batches in _stages(recipe, training, steps, run.epochs_done):
+        # A fresh trace a stage: TensorFlow would reuse one with unknown sizes, and
+        # a resumed run, which never saw the first stage, would differ in rounding.
+        model.make_train_function(force=True)
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=run.epochs_done,
+            epochs=end,
+            callbacks=[run, *_tensorboard(out_dir)],
+            shuffle=False,
+            verbose="auto" if progress else 0,
+        )
+        if not run.finished:
+            # `fit` ends by putting the moving average into the model.
+            run.restore(model)
+    return model
+
+
+def split(samples, validation, seed):
+    """Returns training and validation samples.
+
+    Args:
+        samples: List of `Sample`; names are unique.
+        validation: Names to hold out, or how many to draw by `seed`.
+        seed: Integer.
+    """
+    unlabelled = [s.name for s in samples if s.vessels is None]
+    if unlabelled or not samples:
+        raise InputError(
+            f"training needs labels; without: {', '.join(unlabelled) or 'no image'}"
+        )
+    names = [s.name for s in samples]
+    if isinstance(validation, int):
+        drawn = np.random.default_rng([seed, 2]).permutation(sorted(names))
+        validation = drawn[:validation].tolist()
+    missing = sorted(set(validation) - set(names))
+    if missing:
+        raise InputError(
+            f"no training image '{missing[0]}' to hold out; there are "
+            f"{', '.join(names)}"
+        )
+    if len(validation) >= len(samples):
+        raise InputError(
+            f"validation holds out {len(validation)} of {len(samples)} images: "
+            "none is left to train on"
+        )
+    held_out = [s for s in samples if s.name in validation]
+    return [s for s in samples if s.name not in validation], held_out
+
+
+def make_optimizer(recipe, steps_per_epoch):
+    """Returns the Keras optimizer of a recipe."""
+    first_rate = recipe.learning_rates[0][1]
+    if recipe.schedule == "one_cycle":
+        total = recipe.epochs * steps_per_epoch
+        warmup = max(1, total // 10)
+        rate = keras.optimizers.schedules.CosineDecay(
+            first_rate / 25,
+            max(1, total - warmup),
+            alpha=0.01,
+            warmup_target=first_rate,
+            warmup_steps=warmup,
+        )
+    elif recipe.schedule == "steps" and len(recipe.learning_rates) > 1:
+        ends = np.cumsum([epochs for epochs, _ in recipe.learning_rates[:-1]])
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [int(end) * steps_per_epoch for end in ends],
+            [rate for _, rate in recipe.learning_rates],
+        )
+    else:
+        rate = first_rate
+    options = {
+        "learning_rate": rate,
+        "global_clipnorm": recipe.clip_norm,
+        "use_ema": recipe.ema is not None,
+    }
+    if recipe.ema is not None:
+        options["ema_momentum"] = recipe.ema
+    if recipe.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **options)
+    else:
+        optimizer = keras.optimizers.Adam(**options)
+    if recipe.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def plateau_rate(recipe, history):
+    """Returns the learning rate after the epochs in `history`.
+
+    `ReduceLROnPlateau` written as a function of the past, so that it needs no
+    state of its own to resume.
+    """
+    factor, patience, minimum = recipe.plateau
+    rate, best, waited = recipe.learning_rates[0][1], np.inf, 0
+    for row in history:
+        # 1e-4 is `min_delta` of Keras's callback.
+        if row["val_loss"] < best - 1e-4:
+            best, waited = row["val_loss"], 0
+        else:
+            waited += 1
+            if waited >= patience:
+                rate, waited = max(rate * factor, minimum), 0
+    return rate
+
+
+def epochs_since_best(history):
+    """Returns how many epochs ago val_loss was lowest."""
+    losses = [row["val_loss"] for row in history]
+    return len(losses) - 1 - int(np.argmin(losses))
+
+
+class _RunFolder(keras.callbacks.Callback):
+    """Validates, logs and saves at the end of each epoch."""
+
+    def __init__(self, folder, description, recipe, validation):
+        super().__init__()
+        self.folder = folder
+        self.description = description
+        self.recipe = recipe
+        self.validation = validation
+        self.history = []
+        self.seconds = 0.0
+
+    @property
+    def epochs_done(self):
+        return len(self.history)
+
+    @property
+    def finished(self):
+        if self.epochs_done >= self.recipe.epochs:
+            return True
+        patience = self.recipe.early_stopping
+        if not patience or not self.history:
+            return False
+        return epochs_since_best(self.history) >= patience
+
+    def restore(self, model):
+        """Puts model, optimizer, random generators and history back."""
+        path = self.folder / "state.npz"
+        if not path.exists():
+            return  # killed before its first epoch was whole
+        with np.load(path) as state:
+            self.history = json.loads(str(state["history"]))
+            variables = _all_variables(model)
+            for i, variable in enumerate(variables):
+                variable.assign(state[f"v{i}"])
+        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
+
+    def on_train_begin(self, logs=None):
+        self.started = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.recipe.schedule == "plateau":
+            self.model.optimizer.learning_rate = plateau_rate(self.recipe, self.history)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            raise RunError(
+                f"the loss became {logs['loss']} in epoch {self.epochs_done + 1}, "
+                f"step {batch + 1}: lower the learning rate or set clip_norm; "
+                f"{self.epochs_done} whole epochs are kept in {self.folder}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, "loss": float(logs["loss"])}
+        raw = [np.array(v) for v in self.model.trainable_variables]
+        if self.recipe.ema is not None:
+            # Validate and save the moving average, then go on from where we were.
+            self.model.optimizer.finalize_variable_values(
+                self.model.trainable_variables
+            )
+        if self.validation:
+            row["val_loss"] = self._validate()
+            logs["val_loss"] = row["val_loss"]
+        row["learning_rate"] = float(np.array(self.model.optimizer.learning_rate))
+        row["seconds"] = round(self.seconds + time.monotonic() - self.started, 1)
+        self.history.append(row)
+        save_weights(self.model, self.folder / "last.weights.h5")
+        if self.validation and epochs_since_best(self.history) == 0:
+            save_weights(self.model, self.folder / "best.weights.h5")
+        for variable, value in zip(self.model.trainable_variables, raw, strict=True):
+            variable.assign(value)
+        self._save_log()
+        self._save_state()
+        if self.finished:
+            self.model.stop_training = True
+            hours = round(self.history[-1]["seconds"] / 3600, 3)
+            _write_json(
+                self.folder / "run.json",
+                {**self.description, **environment(), "hours": hours},
+            )
+
+    def _validate(self):
+        """Returns the mean loss over the held-out photographs."""
+        loss = get_loss(self.recipe.loss, **self.recipe.loss_kwargs)
+        values = []
+        for x, y in self.validation:
+            values.append(float(loss(y, self.model.predict_on_batch(x))))
+        return float(np.mean(values))
+
+    def _save_log(self):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        _write_bytes(self.folder / "log.csv", text.getvalue().encode())
+
+    def _save_state(self):
+        arrays = {
+            f"v{i}": np.array(v) for i, v in enumerate(_all_variables(self.model))
+        }
+        part = self.folder / "state.npz.part"
+        with part.open("wb") as file:
+            np.savez(file, history=json.dumps(self.history), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.folder / "state.npz")
+
+
+def environment():
+    """Returns versions, device and commit, for a run's or a score's record."""
+    packages = {}
+    for name in ("saunet", "keras", keras.backend.backend(), "numpy"):
+        try:
+            packages[name] = version(name)
+        except ImportError:
+            packages[name] = "unknown"
+    return {
+        "versions": {"python": platform.python_version(), **packages},
+        "backend": keras.backend.backend(),
+        "device": _device(),
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def _device():
+    accelerators = keras.distribution.list_devices("gpu")
+    if accelerators:
+        return f"{len(accelerators)} GPU"
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def _commit():
+    """Returns the commit of the source checkout, or None outside of one."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _stages(recipe, samples, steps, done):
+    """Yields `(last epoch, batches)`: one stage, or crops and then whole images."""
+    common = {"seed": recipe.seed, "start": done * steps}
+    if recipe.augmentation != "random":
+        batches = fixed_batches(
+            samples,
+            batch_size=recipe.batch_size,
+            placement=recipe.placement,
+            **common,
+        )
+        yield recipe.epochs, batches
+        return
+    switch = recipe.epochs - recipe.whole_epochs if recipe.crop else recipe.epochs
+    if done < switch:
+        batches = random_batches(
+            samples, crop=recipe.crop, batch_size=recipe.batch_size, **common
+        )
+        yield switch, batches
+    if switch < recipe.epochs:
+        common["start"] = max(done, switch) * steps
+        batch_size = max(1, recipe.batch_size // 4)
+        yield (
+            recipe.epochs,
+            random_batches(samples, crop=None, batch_size=batch_size, **common),
+        )
+
+
+def _tensorboard(folder):
+    """Keras's callback; it needs TensorFlow, which a JAX machine may not have."""
+    if keras.backend.backend() != "tensorflow":
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+
+
+def _validation_arrays(samples, recipe):
+    """Returns whole padded photographs, one a batch."""
+    arrays = []
+    for s in samples:
+        size = padded_size(*s.image.shape[:2])
+        arrays.append(
+            to_arrays(
+                [
+                    (
+                        pad(s.image, size, recipe.placement),
+                        pad(s.vessels, size, recipe.placement),
+                    )
+                ]
+            )
+        )
+    return arrays
+
+
+def _all_variables(model):
+    """Weights, the states of random generators, and the optimizer's variables."""
+    metrics = {id(v) for m in model.metrics for v in m.variables}
+    own = [v for v in model.variables if id(v) not in metrics]
+    return own + list(model.optimizer.variables)
+
+
+def _open_run(folder, description, resume):
+    path = folder / "run.json"
+    if path.exists():
+        if not resume:
+            raise InputError(
+                f"{folder} already holds a run: choose another folder, or go on with "
+                "it by --resume"
+            )
+        stored = json.loads(path.read_text())
+        for name in sorted({**stored["recipe"], **description["recipe"]}):
+            was = stored["recipe"].get(name)
+            now = description["recipe"].get(name)
+            if was != now:
+                raise InputError(
+                    f"{folder} was started with {name}={was!r}, not {now!r}: resume "
+                    "with the same recipe, or choose another folder"
+                )
+        for name in ("images", "validation"):
+            if stored[name] != description[name]:
+                raise InputError(
+                    f"{folder} was started with other {name} "
+                    f"({len(stored[name])}, now {len(description[name])}): resume "
+                    "with the same data, or choose another folder"
+                )
+        return
+    if resume:
+        raise InputError(f"{folder} holds no run to resume: leave out --resume")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty: choose a new folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(path, {**description, **environment()})
+
+
+def _write_json(path, value):
+    _write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _write_bytes(path, data):
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def recipe_with(recipe, **changes):
+    """Returns the recipe with fields replaced, or says which field is unknown."""
+    known = {f.name for f in fields(Recipe)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise InputError(
+            f"a recipe has no field '{unknown[0]}'; it has: {', '.join(sorted(known))}"
+        )
+    return replace(recipe, **changes)

@@ -110,9 +110,8 @@ def _trunks(rng, fovea, disc):
         height = rng.uniform(118, 165)
         for kind in (VEIN, ARTERY):
             # The artery runs beside its vein, on one side of it or the other.
-            reach = height * (
-                1 if kind == VEIN else rng.choice([rng.uniform(0.78, 0.9), 1.13])
-            )
+            beside = rng.choice([rng.uniform(0.78, 0.9), 1.13])
+            reach = height * (1 if kind == VEIN else beside)
             arcade = [
                 disc + np.array([rng.uniform(8, 26), up * rng.uniform(45, 65)]),
                 (fovea[0] - rng.uniform(85, 115), fovea[1] + up * 0.84 * reach),
@@ -123,11 +122,11 @@ def _trunks(rng, fovea, disc):
             radius = rng.uniform(3.2, 4.0) if kind == VEIN else rng.uniform(2.5, 3.2)
             trunks.append((kind, radius, arcade))
             # Nasal and polar vessels leave the picture soon.
-            angle = math.pi + up * rng.uniform(0.35, 0.8)
-            for share, turn in ((0.7, 0.0), (0.65, up * rng.uniform(-0.85, -0.5))):
-                way = 400 * np.array([math.cos(angle - turn), -math.sin(angle - turn)])
+            nasal = rng.uniform(0.3, 0.8)  # radians
+            for share, angle in ((0.7, nasal), (0.65, nasal + rng.uniform(0.5, 1.0))):
+                way = 400 * np.array([-math.cos(angle), up * math.sin(angle)])
                 trunks.append((kind, share * radius, [disc + 0.2 * way, disc + way]))
-                angle += 0.22 * up * (1 if kind == VEIN else -1)
+    # A few thin vessels go straight to the macula.
     for up in rng.permutation([-1, -1, 1, 1])[: rng.integers(2, 5)]:
         end = fovea + np.array([rng.uniform(-60, -20), up * rng.uniform(25, 60)])
         first = disc + np.array([60, up * rng.uniform(8, 40)])

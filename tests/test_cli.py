@@ -340,11 +340,14 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_closed_pipe_is_no_error():
     read_end, write_end = os.pipe()
     os.close(read_end)
+    # Unbuffered, argparse itself would swallow the error.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "-m", "saunet", "--help"],
         stdout=write_end,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")

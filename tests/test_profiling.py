@@ -129,7 +129,7 @@ def test_an_unknown_layer_or_activation_is_an_error_not_a_zero():
         count_flops(one_layer(layers.Activation("selu", name="act")), (4, 4, 4))
     inputs = keras.Input((None, None, 4))
     bare = keras.Model(inputs, keras.ops.exp(inputs))
-    with pytest.raises(InputError, match="an? Exp, is not known"):
+    with pytest.raises(InputError, match="a Exp, is not known"):
         count_flops(bare, (4, 4, 4))
 
 

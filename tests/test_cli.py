@@ -193,6 +193,25 @@ def test_evaluate_prints_the_keys_of_score(
     assert "sensitivity" in out
 
 
+def test_demo_leaves_five_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
+    from saunet import inference
+
+    segmenter = inference.load_segmenter(h5, "sa_unet_v2")
+    monkeypatch.setattr(inference, "load_pretrained", lambda name: segmenter)
+    monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
+    status, out, err = run(capsys, "demo", "--out", tmp_path / "demo")
+    assert (status, err) == (0, "")
+    assert "1 images, region fov, pooled, threshold 0.5" in out
+    assert "auc" in out
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "synthetic_100.png",
+        "synthetic_100_errors.png",
+        "synthetic_100_mask.png",
+        "synthetic_100_overlay.png",
+        "synthetic_100_prob.png",
+    ]
+
+
 def test_convert_there_and_back(capsys, tmp_path, h5):
     legacy, keras3 = tmp_path / "a.h5", tmp_path / "a.weights.h5"
     for source, target, form in ((h5, legacy, "legacy"), (legacy, keras3, "keras")):

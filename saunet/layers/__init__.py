@@ -1,13 +1,23 @@
 """Keras layers that the networks of the papers need, one class a file."""
 
+from saunet.layers.adaptive_channel_attention import AdaptiveChannelAttention
+from saunet.layers.aligned_up_sampling import AlignedUpSampling2D
+from saunet.layers.channel_attention import ChannelAttention
 from saunet.layers.cross_scale_attention import CrossScaleSpatialAttention
 from saunet.layers.drop_block import DropBlock2D
 from saunet.layers.group_norm import GroupNormalization
+from saunet.layers.recurrent_conv import RecurrentConv2D
+from saunet.layers.shared_residual_block import SharedResidualBlock
 from saunet.layers.spatial_attention import SpatialAttention
 
 __all__ = [
+    "AdaptiveChannelAttention",
+    "AlignedUpSampling2D",
+    "ChannelAttention",
     "CrossScaleSpatialAttention",
     "DropBlock2D",
     "GroupNormalization",
+    "RecurrentConv2D",
+    "SharedResidualBlock",
     "SpatialAttention",
 ]

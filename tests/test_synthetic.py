@@ -23,7 +23,7 @@ def _inside(sample, margin=21):
 
 def _disc(sample):
     """Returns (x, y) of the optic disc: the largest bright spot in green."""
-    green = cv2.GaussianBlur(sample.image[..., 1], (0, 0), 12)
+    green = cv2.GaussianBlur(sample.image[..., 1], (0, 0), sample.fov.shape[0] / 48)
     return np.array(cv2.minMaxLoc(green)[3])
 
 

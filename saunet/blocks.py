@@ -58,6 +58,40 @@ def conv_drop_gn_silu(x, filters, *, rate, block_size, name):
     return layers.Activation("silu", name=f"{name}_silu")(x)
 
 
+def conv_bn_relu(x, filters, kernel_size=3, *, name, use_bias=True, dilation_rate=1):
+    """Convolution, batch normalisation with Keras's defaults, ReLU."""
+    x = layers.Conv2D(
+        filters,
+        kernel_size,
+        padding="same",
+        use_bias=use_bias,
+        dilation_rate=dilation_rate,
+        name=f"{name}_conv",
+    )(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def coarse_fine(x, filters, *, conv, wide_conv, name):
+    """Coarse and fine feature aggregation (CFFA) of CMP-UNet.
+
+    A thin branch of 3x1 and 1x3 beside a wide one of 7x7 and 1x1, fused by 1x1.
+
+    Args:
+        x: `(N, H, W, C)`.
+        filters: Channels of the output and of both branches.
+        conv: Unit `(x, filters, kernel_size, name=...)`.
+        wide_conv: Unit of the 7x7 convolution, `(x, filters, name=...)`.
+        name: First part of the layers' names.
+    """
+    fine = conv(x, filters, (3, 1), name=f"{name}_fine_a")
+    fine = conv(fine, filters, (1, 3), name=f"{name}_fine_b")
+    coarse = wide_conv(x, filters, name=f"{name}_coarse_a")
+    coarse = conv(coarse, filters, 1, name=f"{name}_coarse_b")
+    x = layers.Concatenate(name=f"{name}_concat")([fine, coarse])
+    return conv(x, filters, 1, name=f"{name}_fuse")
+
+
 def up_conv(x, filters, *, name):
     """Doubles the map by a 3x3 transposed convolution with bias, no activation.
 

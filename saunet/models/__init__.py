@@ -4,6 +4,12 @@ import difflib
 import inspect
 
 from saunet.errors import InputError
+from saunet.models.attention_unet import attention_unet
+from saunet.models.cbam_unet import cbam_unet
+from saunet.models.cmp_unet import cmp_unet, cmp_unet_slides
+from saunet.models.ladder_net import ladder_net
+from saunet.models.r2u_net import r2u_net
+from saunet.models.rsan import rsan, rsan_backbone, rsan_backbone_dropblock
 from saunet.models.sa_unet import (
     sa_unet,
     sa_unet_backbone,
@@ -32,6 +38,15 @@ MODELS = {
     "sa_unet_v2_skip_sa": sa_unet_v2_skip_sa,
     "sa_unet_v2": sa_unet_v2,
     "unet_32": unet_32,
+    "attention_unet": attention_unet,
+    "rsan_backbone": rsan_backbone,
+    "rsan_backbone_dropblock": rsan_backbone_dropblock,
+    "rsan": rsan,
+    "cbam_unet": cbam_unet,
+    "cmp_unet_slides": cmp_unet_slides,
+    "cmp_unet": cmp_unet,
+    "r2u_net": r2u_net,
+    "ladder_net": ladder_net,
 }
 
 

@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -199,7 +200,7 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
         out_dir: The run folder; new or empty, unless `resume`.
         resume: Bool; go on with the run that lies there. It must have been
             started with the same recipe and images. A finished run is left as is.
-        progress: Bool; show Keras's progress bar.
+        progress: Bool; show Keras's progress on stdout.
 
     Returns:
         The `keras.Model` with the weights of `last.weights.h5`.
@@ -248,7 +249,8 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
             epochs=end,
             callbacks=[run, *_tensorboard(out_dir)],
             shuffle=False,
-            verbose="auto" if progress else 0,
+            # A bar on a terminal, a line an epoch in a log file.
+            verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
         )
         if not run.finished:
             # `fit` ends by putting the moving average into the model.

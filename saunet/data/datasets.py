@@ -261,7 +261,7 @@ def find_fov(image):
     if retina.size < red.size / 8:
         return np.ones(red.shape, np.uint8)
     # The first bound is above the noise of a dim photograph's surround, the second
-    # above the halo of a bright one. Chosen on DRIVE's training masks and by eye.
+    # above the halo of a bright one. Chosen on DRIVE's official masks and by eye.
     threshold = max(
         1.35 * surround + 8, surround + 0.15 * (np.median(retina) - surround)
     )

@@ -22,9 +22,14 @@ from keras import layers
 
 from saunet.errors import InputError
 from saunet.layers import (
+    AdaptiveChannelAttention,
+    AlignedUpSampling2D,
+    ChannelAttention,
     CrossScaleSpatialAttention,
     DropBlock2D,
     GroupNormalization,
+    RecurrentConv2D,
+    SharedResidualBlock,
     SpatialAttention,
 )
 
@@ -167,6 +172,10 @@ def _conv_transpose(layer, inputs, out):
     return products // math.prod(layer.strides) + layer.use_bias * math.prod(out)
 
 
+def _depthwise_conv(layer, inputs, out):
+    return (2 * math.prod(layer.kernel_size) + layer.use_bias) * math.prod(out)
+
+
 def _dense(layer, inputs, out):
     return (2 * inputs[0][-1] + layer.use_bias) * math.prod(out)
 
@@ -208,6 +217,40 @@ def _cross_scale_attention(layer, inputs, out):
     return means + math.prod(out) + 2 * layer.kernel_size**2 * 2 * pixels
 
 
+def _channel_attention(layer, inputs, out):
+    n, channels = out[0], out[-1]
+    hidden = channels // layer.ratio
+    dense = (2 * channels + 1) * hidden + (2 * hidden + 1) * channels
+    mean, peak, product = math.prod(out), math.prod(out) - n * channels, math.prod(out)
+    return mean + peak + product + n * (2 * dense + channels)
+
+
+def _adaptive_channel_attention(layer, inputs, out):
+    n, height, width, channels = out
+    bins = int(math.log2(channels))
+    cells, hidden, quarter = bins**2, bins**2 // 2, channels // 4
+    # What the overlapping windows of a side read: floor(i s / b) to ceil((i+1) s / b).
+    rows, columns = (
+        sum(-(-(i + 1) * side // bins) - i * side // bins for i in range(bins))
+        for side in (height, width)
+    )
+    mean = rows * columns * channels
+    peak = mean - cells * channels
+    grid = channels * ((2 * 2 * cells + 1) * hidden + 2 * hidden + 1)
+    excite = (2 * channels + 1) * quarter + (2 * quarter + 1) * channels
+    return n * (mean + peak + grid + excite) + 2 * math.prod(out)
+
+
+def _recurrent_conv(layer, inputs, out):
+    forward = (2 * 9 * inputs[0][-1] + 1) * math.prod(out)
+    step = (2 * 9 * layer.filters + 1) * math.prod(out)
+    return forward + layer.steps * step
+
+
+def _shared_residual_block(layer, inputs, out):
+    return 2 * (2 * 9 * out[-1] + 1) * math.prod(out) + math.prod(out)
+
+
 # layer class -> (layer, list of input shapes, output shape) -> FLOPs, activation
 # excluded. A class that is missing is an error, never a silent zero.
 FLOPS = {
@@ -217,11 +260,13 @@ FLOPS = {
     layers.Dropout: _nothing,
     layers.Reshape: _nothing,
     layers.UpSampling2D: _nothing,
+    AlignedUpSampling2D: _nothing,
     DropBlock2D: _nothing,
     layers.Add: _elementwise,
     layers.Multiply: _elementwise,
     layers.Conv2D: _conv,
     layers.Conv2DTranspose: _conv_transpose,
+    layers.DepthwiseConv2D: _depthwise_conv,
     layers.Dense: _dense,
     layers.MaxPooling2D: _pooling,
     layers.GlobalAveragePooling2D: _global_mean,
@@ -231,4 +276,8 @@ FLOPS = {
     GroupNormalization: _group_normalization,
     SpatialAttention: _spatial_attention,
     CrossScaleSpatialAttention: _cross_scale_attention,
+    ChannelAttention: _channel_attention,
+    AdaptiveChannelAttention: _adaptive_channel_attention,
+    RecurrentConv2D: _recurrent_conv,
+    SharedResidualBlock: _shared_residual_block,
 }

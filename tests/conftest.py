@@ -12,6 +12,19 @@ SHARED = Path(
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--accept-golden",
+        action="store_true",
+        help="rewrite tests/golden/*.json from what the networks give now",
+    )
+
+
+@pytest.fixture
+def accept_golden(request):
+    return request.config.getoption("--accept-golden")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Returns a function: sub-folder of SAUNET_SHARED, or skip saying why."""

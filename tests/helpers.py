@@ -1,0 +1,85 @@
+"""What several tests share: weights by path, tiny samples, small graph tools."""
+
+import hashlib
+
+import keras
+import numpy as np
+
+from saunet.data.datasets import Sample
+
+
+def generator(*words):
+    """Returns a NumPy generator that the words alone decide."""
+    digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def fill_weights(model):
+    """Fills each weight from a generator seeded by its path, He-scaled.
+
+    No initialiser and no global seed is involved, and a layer keeps its values
+    when others come or go. Kernels are scaled so that the signal survives the
+    depth of a network: a golden protects only what its output depends on.
+    """
+    for layer in all_layers(model):
+        for variable in layer.weights:
+            path = variable.path.split(f"{model.name}/")[-1]
+            draw = generator(path).standard_normal(variable.shape)
+            kind = variable.name
+            if kind == "kernel":
+                fan_in = np.prod(variable.shape[:-1])
+                if isinstance(layer, keras.layers.Conv2DTranspose):
+                    # (k, k, out, in); a stride of 2 leaves a quarter of the taps
+                    fan_in = np.prod(variable.shape) / variable.shape[-2] / 4
+                draw *= np.sqrt(2 / fan_in)
+            elif kind in ("gamma", "moving_variance"):
+                draw = 1 + 0.1 * np.tanh(draw)
+            else:
+                draw *= 0.1
+            variable.assign(draw)
+
+
+def all_layers(model):
+    """Returns the layers of a model that have no layers of their own inside."""
+    return [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if not list(layer._flatten_layers(include_self=False))
+    ]
+
+
+def fundus_like(height, width, seed=0, name="a"):
+    """Returns a small `Sample`: dark lines on an orange ground, labels exact."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    vessels = np.zeros((height, width), bool)
+    for _ in range(3):
+        angle, shift = rng.uniform(0, np.pi), rng.uniform(-0.25, 0.25) * height
+        across = (x - width / 2) * np.sin(angle) + (y - height / 2) * np.cos(angle)
+        vessels |= np.abs(across - shift) < rng.uniform(1, 3)
+    image = np.where(vessels[..., None], (120, 40, 20), (200, 110, 60))
+    image = image + rng.normal(0, 5, image.shape)
+    return Sample(
+        name=name,
+        image=np.clip(image, 0, 255).astype(np.uint8),
+        vessels=vessels.astype(np.uint8),
+        fov=np.ones((height, width), np.uint8),
+        fov_source="official",
+        second_observer=None,
+    )
+
+
+def gradients(function, variables):
+    """Returns the gradients of `function()` on TensorFlow, as arrays or None.
+
+    Through `keras.src`-free public API of the backend in use: the tests of
+    gradients run on TensorFlow only.
+    """
+    import tensorflow as tf
+
+    values = [getattr(v, "value", v) for v in variables]
+    with tf.GradientTape() as tape:
+        for value in values:
+            tape.watch(value)
+        result = function()
+    return [None if g is None else np.asarray(g) for g in tape.gradient(result, values)]

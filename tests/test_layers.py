@@ -1,0 +1,581 @@
+"""Every layer: generic checks, then hand values and a literal oracle for each."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers import generator, gradients
+from keras import ops
+from reference import attention as attention_oracle
+from reference import drop_block as drop_block_oracle
+
+import saunet.layers
+from saunet.layers import (
+    CrossScaleSpatialAttention,
+    DropBlock2D,
+    GroupNormalization,
+    SpatialAttention,
+)
+from saunet.layers.drop_block import bits_per_word, grow_blocks
+
+# One entry a layer: options other than the defaults, and the inputs' channels.
+LAYERS = {
+    "AdaptiveChannelAttention": ({"rate": 0.3, "seed": 7}, [8]),
+    "AlignedUpSampling2D": ({"size": 2}, [8]),
+    "ChannelAttention": ({"ratio": 4}, [8]),
+    "CrossScaleSpatialAttention": ({"kernel_size": 5}, [8, 6]),
+    "DropBlock2D": ({"rate": 0.3, "block_size": 3, "seed": 7}, [8]),
+    "GroupNormalization": ({"groups": 4, "epsilon": 1e-2}, [8]),
+    "RecurrentConv2D": ({"filters": 8, "steps": 3}, [8]),
+    "SharedResidualBlock": ({"rate": 0.3, "seed": 7}, [8]),
+    "SpatialAttention": ({"kernel_size": 5}, [8]),
+}
+# Layers whose output has another size than their (first) input.
+ENLARGES = {"AlignedUpSampling2D": 2}
+# Keras's own dropout draws in the compute dtype: other masks in each precision.
+STOCK_DROPOUT = {"AdaptiveChannelAttention", "SharedResidualBlock"}
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="uses a TensorFlow gradient tape"
+)
+
+
+def make(key, **kwargs):
+    return getattr(saunet.layers, key)(**LAYERS[key][0], **kwargs)
+
+
+def inputs_of(name, height=9, width=13, n=2):
+    xs = [
+        generator(name, i).standard_normal((n, height, width, c)).astype("float32")
+        for i, c in enumerate(LAYERS[name][1])
+    ]
+    return xs if len(xs) > 1 else xs[0]
+
+
+def shapes_of(name, height, width, n=2):
+    shapes = [(n, height, width, c) for c in LAYERS[name][1]]
+    return shapes if len(shapes) > 1 else shapes[0]
+
+
+def model_of(name, height=None, width=None, dtype=None):
+    xs = [keras.Input((height, width, c)) for c in LAYERS[name][1]]
+    xs = xs if len(xs) > 1 else xs[0]
+    return keras.Model(xs, make(name, dtype=dtype)(xs))
+
+
+def test_no_layer_is_forgotten():
+    assert set(saunet.layers.__all__) == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_config_gives_the_same_layer(name):
+    options = LAYERS[name][0]
+    layer = make(name, name="mine")
+    config = layer.get_config()
+    assert {k: config[k] for k in options} == options
+    json.dumps(config)
+    again = type(layer).from_config(config)
+    assert again.get_config() == config
+    for option, value in options.items():
+        assert getattr(again, option) == value
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_saved_layer_comes_back_without_custom_objects(name, tmp_path):
+    model = model_of(name)
+    for variable in model.trainable_variables:
+        variable.assign(generator(variable.path).standard_normal(variable.shape))
+    x = inputs_of(name)
+    model.save(tmp_path / "layer.keras")
+    # safe mode refuses Lambdas
+    again = keras.models.load_model(tmp_path / "layer.keras", safe_mode=True)
+    np.testing.assert_array_equal(again(x), model(x))
+    # the state of the generator too
+    np.testing.assert_array_equal(again(x, training=True), model(x, training=True))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_layer_serves_any_size_and_knows_its_output_shape(name):
+    model = model_of(name)
+    factor = ENLARGES.get(name, 1)
+    for height, width in [(9, 13), (12, 8)]:
+        x = inputs_of(name, height, width)
+        expected = (2, height * factor, width * factor, 8)
+        computed = make(name).compute_output_shape(shapes_of(name, height, width))
+        assert tuple(computed) == expected
+        static = model_of(name, height, width)
+        assert static.output_shape[1:] == expected[1:]
+        static.set_weights(model.get_weights())
+        got = model(x)
+        assert got.shape == expected
+        np.testing.assert_allclose(got, static(x), atol=1e-6)
+    assert model.output_shape == (None, None, None, 8)
+    unknown = make(name).compute_output_shape(shapes_of(name, None, None))
+    assert tuple(unknown) == (2, None, None, 8)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_mixed_precision_computes_low_and_stores_high(name, policy, training):
+    x = inputs_of(name)
+    exact, mixed = model_of(name), model_of(name, dtype=policy)
+    mixed.set_weights(exact.get_weights())
+    y = mixed(x, training=training)
+    assert keras.backend.standardize_dtype(y.dtype) == policy.removeprefix("mixed_")
+    assert {v.dtype for v in mixed.trainable_variables} <= {"float32"}
+    got = np.asarray(ops.cast(y, "float32"))
+    assert np.isfinite(got).all()
+    if training and name in STOCK_DROPOUT:
+        return
+    want = np.asarray(exact(x, training=training))
+    assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
+
+
+@on_tensorflow
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_weight_and_input_gets_a_finite_gradient(name):
+    layer = make(name)
+    x = inputs_of(name)
+    xs = [ops.convert_to_tensor(v) for v in (x if isinstance(x, list) else [x])]
+    shape = layer(xs if len(xs) > 1 else xs[0]).shape
+    for variable in layer.trainable_variables:
+        # not negative: no ReLU is dead by chance
+        draw = generator(name, variable.name).standard_normal(variable.shape)
+        variable.assign(0.2 * np.abs(draw))
+    weight = generator("upstream").standard_normal(shape).astype("float32")
+
+    def loss():
+        y = layer(xs if len(xs) > 1 else xs[0], training=True)
+        return ops.sum(y * weight)
+
+    for gradient in gradients(loss, [*xs, *layer.trainable_variables]):
+        assert gradient is not None
+        assert np.isfinite(gradient).all()
+        assert np.abs(gradient).max() > 0
+
+
+# ------------------------------------------------------------------- DropBlock2D
+
+
+def drop_mask(layer, shape=(2, 20, 30, 16)):
+    """Returns what the layer keeps: bool of `shape`."""
+    return np.asarray(layer(ops.ones(shape), training=True)) > 0
+
+
+def unpack(words, bits):
+    """`(..., words)` integers to `(..., words * bits)` bool, lowest bit first."""
+    words = np.asarray(words)
+    planes = (words[..., None] >> np.arange(bits)) & 1
+    return planes.reshape(*words.shape[:-1], -1).astype(bool)
+
+
+@pytest.mark.parametrize("block_size", range(1, 10))
+def test_one_seed_grows_one_square_below_and_right_of_it(block_size):
+    seeds = np.zeros((1, 4, 6, 1), "int32")
+    seeds[0, 1, 2, 0] = 0b101
+    grown = np.asarray(grow_blocks(seeds, block_size))
+    expected = np.zeros((1, 3 + block_size, 5 + block_size, 1), "int32")
+    expected[0, 1 : 1 + block_size, 2 : 2 + block_size, 0] = 0b101
+    np.testing.assert_array_equal(grown, expected)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 7])
+def test_blocks_grow_as_the_oracle_says(block_size):
+    rng = np.random.default_rng(block_size)
+    channels, bits = 8, 4
+    seeds = rng.random((2, 9, 14, channels)) < 0.03
+    powers = 2 ** np.arange(bits)
+    words = (seeds.reshape(2, 9, 14, -1, bits) * powers).sum(-1).astype("int32")
+    dropped = unpack(grow_blocks(words, block_size), bits)
+    np.testing.assert_array_equal(~dropped, drop_block_oracle.kept(seeds, block_size))
+
+
+@pytest.mark.parametrize(
+    ("shape", "block_size", "rate"),
+    [
+        ((2, 12, 12, 8), 7, 0.15),
+        ((1, 9, 15, 3), 3, 0.4),
+        ((2, 7, 11, 13), 7, 0.5),
+        ((3, 6, 5, 16), 1, 0.3),
+        ((1, 8, 20, 2), 4, 0.9),
+    ],
+)
+def test_layer_equals_the_oracle_given_the_same_draw(shape, block_size, rate):
+    n, height, width, channels = shape
+    bits = bits_per_word(channels)
+    layer, twin = (DropBlock2D(rate, block_size, seed=3) for _ in range(2))
+    words = twin._draw_seeds(n, height, width, channels // bits, bits)
+    seeds = unpack(words, bits)
+    assert seeds.shape == (n, height - block_size + 1, width - block_size + 1, channels)
+    assert seeds.any()
+    x = generator("x").standard_normal(shape).astype("float32")
+    np.testing.assert_allclose(
+        layer(x, training=True),
+        drop_block_oracle.drop_block(x, seeds, block_size),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "bits"), [(1, 1), (3, 3), (8, 8), (48, 8), (12, 6), (13, 1), (14, 7)]
+)
+def test_channels_share_words_evenly(channels, bits):
+    assert bits_per_word(channels) == bits
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "block_size", "rate"),
+    [(32, 32, 7, 0.18), (16, 40, 7, 0.15), (40, 16, 3, 0.3), (8, 8, 7, 0.15)],
+)
+def test_each_pixel_is_dropped_as_often_as_theory_says(height, width, block_size, rate):
+    """Over both axes: bounds that mix up H and W fail on the oblong maps."""
+    shape, calls = (8, height, width, 64), 4
+    layer = DropBlock2D(rate, block_size, seed=1)
+    keep = np.mean([drop_mask(layer, shape) for _ in range(calls)], axis=(0, 1, 4))
+    expected = drop_block_oracle.expected_drop_rate(rate, block_size, height, width)
+    maps = calls * shape[0] * shape[-1]
+    # Maps are independent: the error of each pixel is binomial.
+    limit = 5 * np.sqrt(expected * (1 - expected) / maps)
+    assert np.all(np.abs(1 - keep - expected) < limit)
+    # The mean gathers hundreds of blocks: 5 standard deviations of their number.
+    blocks = expected.sum() / block_size**2 * maps
+    error = abs((1 - keep).mean() / expected.mean() - 1)
+    assert error < 5 / np.sqrt(blocks)
+
+
+def test_seeds_are_as_frequent_as_gamma_in_every_bit_and_place():
+    n, height, width, words, bits, rate, b = 4, 19, 30, 8, 8, 0.2, 5
+    layer = DropBlock2D(rate, b, seed=2)
+    draws = [
+        unpack(layer._draw_seeds(n, height, width, words, bits), bits) for _ in range(8)
+    ]
+    seeds = np.stack(draws)
+    gamma = drop_block_oracle.gamma(rate, b, height, width)
+    for axes in [(0, 2, 3, 4), (0, 1, 3, 4), (0, 1, 2, 4), (0, 1, 2, 3), None]:
+        share = seeds.mean(axis=axes)
+        trials = seeds.size / share.size
+        assert np.all(np.abs(share - gamma) < 5 * np.sqrt(gamma / trials))
+    # A Bernoulli process: neighbours in drawing order are independent.
+    flat = seeds.reshape(8, -1).astype(float)
+    both = (flat[:, 1:] * flat[:, :-1]).mean()
+    assert abs(both - gamma**2) < 5 * gamma / np.sqrt(flat.size)
+
+
+def test_the_sum_is_preserved_exactly_and_kept_values_share_one_scale():
+    x = np.ones((2, 24, 24, 8), "float32")
+    y = np.asarray(DropBlock2D(0.2, 5, seed=0)(x, training=True))
+    values = np.unique(y)
+    assert len(values) == 2
+    assert values[0] == 0
+    np.testing.assert_allclose(values[1], y.size / (y > 0).sum(), rtol=1e-6)
+    np.testing.assert_allclose(y.mean(), 1, rtol=1e-5)
+
+
+def test_images_and_channels_are_dropped_independently():
+    rate, b, side = 0.5, 7, 40
+    dropped = ~drop_mask(DropBlock2D(rate, b, seed=5), (8, side, side, 24))
+    expected = drop_block_oracle.expected_drop_rate(rate, b, side, side)
+    # without what all maps share, fewer drops at the border
+    maps = dropped.transpose(0, 3, 1, 2) - expected
+    correlation = np.corrcoef(maps.reshape(8 * 24, -1))
+    off = correlation[~np.eye(len(correlation), dtype=bool)]
+    assert abs(off.mean()) < 0.01
+    assert off.max() < 0.9
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 23), (23, 14), (7, 9)])
+def test_what_is_dropped_is_a_union_of_whole_squares_inside_the_map(height, width):
+    b = 7
+    keep = drop_mask(DropBlock2D(0.2, b, seed=4), (4, height, width, 16))
+    dropped = ~keep
+    assert dropped.any()
+    assert not dropped.all()
+    windows = np.lib.stride_tricks.sliding_window_view(dropped, (b, b), axis=(1, 2))
+    whole = windows.all(axis=(-1, -2))
+    np.testing.assert_array_equal(drop_block_oracle.kept(whole, b) == 1, keep)
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, 0.5])
+def test_identity_at_inference_and_for_rate_0(rate):
+    x = generator("x").standard_normal((1, 8, 8, 3)).astype("float32")
+    layer = DropBlock2D(rate, 7)
+    np.testing.assert_array_equal(layer(x), x)
+    np.testing.assert_array_equal(layer(x, training=False), x)
+    if not rate:
+        np.testing.assert_array_equal(layer(x, training=True), x)
+        small = np.ones((1, 2, 2, 3), "float32")
+        np.testing.assert_array_equal(DropBlock2D(0, 7)(small, training=True), small)
+
+
+def test_a_seed_decides_the_masks():
+    first, same, other = (DropBlock2D(0.3, 3, seed=s) for s in (1, 1, 2))
+    masks = [drop_mask(first), drop_mask(first)]
+    np.testing.assert_array_equal(drop_mask(same), masks[0])
+    np.testing.assert_array_equal(drop_mask(same), masks[1])
+    assert (masks[0] != masks[1]).any()
+    assert (drop_mask(other) != masks[0]).any()
+
+
+def test_without_a_seed_layers_differ_and_the_global_seed_decides():
+    def draw():
+        keras.utils.set_random_seed(11)
+        return [drop_mask(DropBlock2D(0.3, 3)) for _ in range(2)]
+
+    first, again = draw(), draw()
+    assert (first[0] != first[1]).any()
+    np.testing.assert_array_equal(first, again)
+
+
+class Ramp(keras.layers.Layer):
+    """Adds a weight, so that a model around it has something to train."""
+
+    def build(self, input_shape):
+        self.shift = self.add_weight(shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, inputs):
+        return inputs + self.shift
+
+
+@pytest.mark.parametrize(
+    ("jit_compile", "size", "policy"),
+    [
+        (False, None, "float32"),
+        (False, 12, "mixed_float16"),
+        (True, None, "float32"),
+        (True, 12, "mixed_float16"),
+    ],
+)
+def test_drop_block_trains_compiled(jit_compile, size, policy):
+    """In a graph and under XLA, sizes known or not; the loss shows the drop."""
+    inputs = keras.Input((size, size, 8))
+    x = Ramp(dtype=policy)(inputs)
+    x = DropBlock2D(0.4, 7, seed=6, dtype=policy)(x)
+    outputs = keras.layers.Activation("linear", dtype="float32")(x)
+    model = keras.Model(inputs, outputs)
+
+    def average(y_true, y_pred):
+        return ops.mean(y_pred)
+
+    optimizer = keras.optimizers.SGD(0.0)
+    model.compile(optimizer, "mse", metrics=[average], jit_compile=jit_compile)
+    data = np.zeros((2, 12, 12, 8), "float32")
+    scales = []
+    for _ in range(3):
+        model.reset_metrics()
+        # Of an input of ones, s = size / kept remains: its mean square is s.
+        scale, mean = model.train_on_batch(data, data)
+        np.testing.assert_allclose(mean, 1, rtol=1e-3)
+        scales.append(float(scale))
+    assert len(set(scales)) == 3
+    assert 1.05 < min(scales)
+    assert max(scales) < 3
+    if policy == "float32":
+        kept = data.size / np.array(scales)
+        np.testing.assert_allclose(kept, np.rint(kept), atol=0.01)
+
+
+@on_tensorflow
+def test_the_gradient_is_the_scaled_mask():
+    x = ops.convert_to_tensor(generator("x").standard_normal((2, 10, 14, 8)))
+    x = ops.cast(x, "float32")
+    layer, twin = (DropBlock2D(0.3, 5, seed=8) for _ in range(2))
+    (gradient,) = gradients(lambda: ops.sum(layer(x, training=True)), [x])
+    np.testing.assert_allclose(gradient, twin(ops.ones_like(x), training=True))
+    assert len(np.unique(gradient)) == 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 20), (20, 6), (6, None)])
+def test_a_map_smaller_than_a_block_is_refused_when_built(height, width):
+    with pytest.raises(ValueError, match=r"cannot hold a block of side 7 \(layer 'd'"):
+        DropBlock2D(0.1, 7, name="d")(keras.Input((height, width, 4)))
+
+
+def test_a_map_smaller_than_a_block_is_refused_in_eager_mode():
+    layer = DropBlock2D(0.1, 7)
+    layer.build((None, None, None, 4))
+    with pytest.raises(ValueError, match="lower `block_size` or feed a larger image"):
+        layer(np.ones((1, 6, 6, 4), "float32"), training=True)
+    # at inference nothing is drawn: any size is fine
+    assert layer(np.ones((1, 6, 6, 4), "float32")).shape == (1, 6, 6, 4)
+
+
+@on_tensorflow
+@pytest.mark.parametrize(("height", "width"), [(6, 20), (20, 6), (3, 3)])
+def test_an_unknown_size_that_does_not_fit_fails_by_name(height, width):
+    import tensorflow as tf
+
+    layer = DropBlock2D(0.1, 7)
+    layer.build((None, None, None, 4))
+    signature = tf.TensorSpec((None, None, None, 4))
+    call = tf.function(lambda x: layer(x, training=True), input_signature=[signature])
+    assert call(tf.ones((1, 7, 7, 4))).shape == (1, 7, 7, 4)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="a_map_is_smaller_than_block_size_7"
+    ):
+        call(tf.ones((1, height, width, 4)))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(ValueError, match=r"in \[0, 1\).*1 - p"):
+        DropBlock2D(rate)
+
+
+@pytest.mark.parametrize("block_size", [0, -1, 2.0])
+def test_a_block_size_that_is_no_side_is_refused(block_size):
+    with pytest.raises(ValueError, match="integer >= 1"):
+        DropBlock2D(0.1, block_size)
+
+
+def test_unknown_channels_are_refused():
+    with pytest.raises(ValueError, match="number of channels"):
+        DropBlock2D(0.1).build((None, 8, 8, None))
+
+
+# ------------------------------------------------------------ GroupNormalization
+
+
+def group_norms(groups, epsilon, channels, dtype="float32"):
+    ours = GroupNormalization(groups, epsilon=epsilon, dtype=dtype)
+    keras_own = keras.layers.GroupNormalization(groups, epsilon=epsilon, dtype=dtype)
+    rng = generator("group norm", channels)
+    values = [1 + 0.3 * rng.standard_normal(channels), rng.standard_normal(channels)]
+    for layer in (ours, keras_own):
+        layer.build((None, None, None, channels))
+        layer.set_weights(values)
+    assert [w.name for w in ours.weights] == [w.name for w in keras_own.weights]
+    return ours, keras_own
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("groups", "channels", "mean", "std"),
+    [(8, 16, 0, 1), (8, 8, 3, 0.5), (1, 6, -2, 2), (4, 12, 30, 1), (8, 48, 0, 1e-3)],
+)
+def test_group_normalization_equals_keras(groups, channels, mean, std):
+    """Values, and gradients for x, gamma and beta: ours are written by hand."""
+    ours, keras_own = group_norms(groups, 1e-3, channels)
+    rng = generator(groups, channels, mean)
+    x = (mean + std * rng.standard_normal((3, 10, 7, channels))).astype("float32")
+    x[1] *= 0.5  # images have statistics of their own
+    x = ops.convert_to_tensor(x)
+    upstream = rng.standard_normal(x.shape).astype("float32")
+    tolerance = 1e-5 + 2e-6 * (mean / std) ** 2
+    np.testing.assert_allclose(ours(x), keras_own(x), rtol=1e-4, atol=tolerance)
+    results = []
+    for layer in (ours, keras_own):
+        variables = [x, *layer.trainable_variables]
+        results.append(gradients(lambda f=layer: ops.sum(f(x) * upstream), variables))
+    for got, want in zip(*results, strict=True):
+        assert got.shape == want.shape
+        scale = np.abs(want).max()
+        np.testing.assert_allclose(got / scale, want / scale, atol=10 * tolerance)
+
+
+def test_group_normalization_by_hand():
+    x = np.array([[[[1.0, 3.0, 0.0, 0.0]], [[1.0, 3.0, 4.0, 4.0]]]], "float32")
+    # group 1: 1 3 1 3, mean 2, variance 1; group 2: 0 0 4 4, mean 2, variance 4
+    layer = GroupNormalization(2, epsilon=0.0)
+    expected = [[[[-1, 1, -1, -1]], [[-1, 1, 1, 1]]]]
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+
+
+@on_tensorflow
+def test_group_normalization_in_bfloat16_is_close_to_float32():
+    x = generator("bf").standard_normal((2, 12, 12, 16)).astype("float32") + 1
+    exact, _ = group_norms(8, 1e-3, 16)
+    mixed, _ = group_norms(8, 1e-3, 16, dtype="mixed_bfloat16")
+    upstream = generator("up").standard_normal(x.shape).astype("float32")
+    x = ops.convert_to_tensor(x)
+    results = []
+    for layer in (exact, mixed):
+        variables = [x, *layer.trainable_variables]
+        results.append(
+            gradients(
+                lambda f=layer: ops.sum(ops.cast(f(x), "float32") * upstream),
+                variables,
+            )
+        )
+    for got, want in zip(*results, strict=True):
+        assert np.abs(got - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_group_normalization_of_a_constant_map_is_beta():
+    ours, _ = group_norms(4, 1e-3, 8)
+    y = np.asarray(ours(np.full((1, 6, 6, 8), 5.0, "float32")))
+    np.testing.assert_allclose(y, np.broadcast_to(ours.beta, y.shape), atol=1e-3)
+
+
+def test_group_normalization_refuses_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="must divide the number of channels"):
+        GroupNormalization(8).build((None, 4, 4, 12))
+
+
+# --------------------------------------------------------------------- attention
+
+
+def with_kernel(layer, shapes):
+    layer.build(shapes)
+    (kernel,) = layer.weights
+    kernel.assign(generator("kernel").standard_normal(kernel.shape) * 0.2)
+    return layer, np.asarray(kernel, "float64")
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_spatial_attention_equals_the_oracle(kernel_size):
+    x = generator("x").standard_normal((2, 9, 12, 5)).astype("float32")
+    layer, kernel = with_kernel(SpatialAttention(kernel_size), x.shape)
+    np.testing.assert_allclose(
+        layer(x), attention_oracle.spatial_attention(x, kernel), atol=1e-5
+    )
+
+
+def test_cross_scale_attention_equals_the_oracle():
+    skip = generator("skip").standard_normal((2, 9, 12, 5)).astype("float32")
+    up = generator("up").standard_normal((2, 9, 12, 3)).astype("float32")
+    shapes = [skip.shape, up.shape]
+    layer, kernel = with_kernel(CrossScaleSpatialAttention(), shapes)
+    np.testing.assert_allclose(
+        layer([skip, up]),
+        attention_oracle.cross_scale_attention(skip, up, kernel),
+        atol=1e-5,
+    )
+
+
+def test_spatial_attention_weighs_the_mean_first_and_the_maximum_second():
+    x = np.zeros((1, 1, 1, 4), "float32")
+    x[..., 0] = 8  # mean 2, maximum 8
+    for place, summary in [(0, 2.0), (1, 8.0)]:
+        layer, kernel = with_kernel(SpatialAttention(1), x.shape)
+        one_hot = np.zeros(kernel.shape)
+        one_hot[0, 0, place, 0] = 0.25
+        layer.set_weights([one_hot])
+        expected = 8 / (1 + np.exp(-summary / 4))
+        np.testing.assert_allclose(layer(x)[0, 0, 0, 0], expected, rtol=1e-6)
+
+
+def test_cross_scale_attention_weighs_the_skip_first_and_gates_it_alone():
+    skip, up = np.full((1, 1, 1, 2), 2.0), np.full((1, 1, 1, 2), 8.0)
+    for place, summary in [(0, 2.0), (1, 8.0)]:
+        layer, kernel = with_kernel(
+            CrossScaleSpatialAttention(1), [skip.shape, up.shape]
+        )
+        one_hot = np.zeros(kernel.shape)
+        one_hot[0, 0, place, 0] = 0.25
+        layer.set_weights([one_hot])
+        expected = 2 / (1 + np.exp(-summary / 4))
+        np.testing.assert_allclose(
+            layer([skip, up]), np.full_like(skip, expected), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("kind", [SpatialAttention, CrossScaleSpatialAttention])
+def test_attention_has_98_weights(kind):
+    layer = kind()
+    shape = (None, None, None, 16)
+    layer.build(shape if kind is SpatialAttention else [shape, shape])
+    assert layer.count_params() == 98
+    assert len(layer.weights) == 1
+    assert isinstance(layer.conv.kernel_initializer, keras.initializers.HeNormal)

@@ -11,8 +11,8 @@ Inferred: the U-Net around the gates is `unet_32`, the row beside it, with its u
 a gate has f // 16 channels on a skip of f, which gives 8,652,572 parameters.
 
 The published 425.05 GFLOPs could not be reproduced from any public code. By the
-convention that reproduces the table's other rows, this network counts to 137.274
-GFLOPs at 592x592: the gates add 0.18 to the 137.095 of `unet_32`.
+convention that reproduces the table's other rows, this network counts to 137.206
+GFLOPs at 592x592: the gates add 0.111 to the 137.095 of `unet_32`.
 """
 
 from functools import partial

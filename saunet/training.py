@@ -478,10 +478,11 @@ def environment():
 
 
 def _device():
-    accelerators = keras.distribution.list_devices("gpu")
-    if accelerators:
-        return f"{len(accelerators)} GPU"
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    devices = keras.distribution.list_devices()
+    kind = devices[0].partition(":")[0].upper()
+    if kind == "CPU":
+        return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    return f"{len(devices)} {kind}"
 
 
 def _commit():

@@ -24,13 +24,16 @@ from saunet.errors import InputError
 from saunet.layers import (
     AdaptiveChannelAttention,
     AlignedUpSampling2D,
+    AttentionGuidedFilter,
     ChannelAttention,
+    ConvOffset2D,
     CrossScaleSpatialAttention,
     DropBlock2D,
     GroupNormalization,
     RecurrentConv2D,
     SharedResidualBlock,
     SpatialAttention,
+    VesselProbability,
 )
 
 # FLOPs for each element. The profiler has no formula for `Relu` and `Sigmoid`; it
@@ -89,7 +92,9 @@ def count_flops(model, input_shape=(592, 592, 3)):
         except ValueError:
             out = (0,)
         # `Concatenate` computes a shape even for maps that do not meet.
-        sizes = {one[1:-1] for one in inputs} - {(1, 1)}
+        guided = isinstance(operation, AttentionGuidedFilter)
+        meeting = inputs[:-1] if guided else inputs
+        sizes = {one[1:-1] for one in meeting} - {(1, 1)}
         if min(out) < 1 or len(sizes) > 1:
             raise InputError(
                 f"`input_shape` {tuple(input_shape)} does not fit layer "
@@ -251,6 +256,34 @@ def _shared_residual_block(layer, inputs, out):
     return 2 * (2 * 9 * out[-1] + 1) * math.prod(out) + math.prod(out)
 
 
+def _average(layer, inputs, out):
+    # a sum, and one product by 1 / n
+    return len(inputs) * math.prod(out)
+
+
+def _conv_offset(layer, inputs, out):
+    # two filters a channel; then for each value two sums for its place, two
+    # differences for its distances, and three interpolations of 3.
+    return (2 * 9 * 2 * out[-1] + 2 + 2 + 3 * 3) * math.prod(out)
+
+
+def _guided_filter(layer, inputs, out):
+    small, guide = math.prod(inputs[0]), math.prod(out)
+    pixels = small // inputs[0][-1]
+    mean = 4 * layer.radius + 1
+    # A window mean is 2 * radius sums along each side and a division. For each value:
+    # seven of them, five products, A of six and b of three operations. For each
+    # pixel: a + 1e-12 and its total, the window's size, one mean. For each value of
+    # the guide: A x + b.
+    fit = (7 * mean + 5 + 6 + 3) * small + (2 + 2 * mean - 1) * pixels
+    return fit + 2 * guide
+
+
+def _vessel_probability(layer, inputs, out):
+    # as the profiler counts a softmax, of two classes
+    return 2 * ACTIVATIONS["softmax"] * math.prod(out)
+
+
 # layer class -> (layer, list of input shapes, output shape) -> FLOPs, activation
 # excluded. A class that is missing is an error, never a silent zero.
 FLOPS = {
@@ -262,6 +295,8 @@ FLOPS = {
     layers.UpSampling2D: _nothing,
     AlignedUpSampling2D: _nothing,
     DropBlock2D: _nothing,
+    layers.Cropping2D: _nothing,
+    layers.Average: _average,
     layers.Add: _elementwise,
     layers.Multiply: _elementwise,
     layers.Conv2D: _conv,
@@ -269,6 +304,7 @@ FLOPS = {
     layers.DepthwiseConv2D: _depthwise_conv,
     layers.Dense: _dense,
     layers.MaxPooling2D: _pooling,
+    layers.AveragePooling2D: _pooling,
     layers.GlobalAveragePooling2D: _global_mean,
     layers.GlobalMaxPooling2D: _global_max,
     layers.BatchNormalization: _batch_normalization,
@@ -280,4 +316,7 @@ FLOPS = {
     AdaptiveChannelAttention: _adaptive_channel_attention,
     RecurrentConv2D: _recurrent_conv,
     SharedResidualBlock: _shared_residual_block,
+    AttentionGuidedFilter: _guided_filter,
+    ConvOffset2D: _conv_offset,
+    VesselProbability: _vessel_probability,
 }

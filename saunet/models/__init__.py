@@ -4,9 +4,11 @@ import difflib
 import inspect
 
 from saunet.errors import InputError
+from saunet.models.ag_net import ag_net
 from saunet.models.attention_unet import attention_unet
 from saunet.models.cbam_unet import cbam_unet
 from saunet.models.cmp_unet import cmp_unet, cmp_unet_slides
+from saunet.models.dunet import dunet, dunet_encoder
 from saunet.models.ladder_net import ladder_net
 from saunet.models.r2u_net import r2u_net
 from saunet.models.rsan import rsan, rsan_backbone, rsan_backbone_dropblock
@@ -25,6 +27,7 @@ from saunet.models.sa_unet_v2 import (
     sa_unet_v2_skip_sa,
     unet_32,
 )
+from saunet.models.unet import unet, unet_3level
 
 MODELS = {
     "unet_23": unet_23,
@@ -42,6 +45,11 @@ MODELS = {
     "rsan_backbone": rsan_backbone,
     "rsan_backbone_dropblock": rsan_backbone_dropblock,
     "rsan": rsan,
+    "ag_net": ag_net,
+    "unet": unet,
+    "unet_3level": unet_3level,
+    "dunet_encoder": dunet_encoder,
+    "dunet": dunet,
     "cbam_unet": cbam_unet,
     "cmp_unet_slides": cmp_unet_slides,
     "cmp_unet": cmp_unet,

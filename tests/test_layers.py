@@ -23,16 +23,20 @@ from saunet.layers.drop_block import bits_per_word, grow_blocks
 LAYERS = {
     "AdaptiveChannelAttention": ({"rate": 0.3, "seed": 7}, [8]),
     "AlignedUpSampling2D": ({"size": 2}, [8]),
+    "AttentionGuidedFilter": ({"radius": 1, "epsilon": 0.1}, [8, 8, 1, 8]),
     "ChannelAttention": ({"ratio": 4}, [8]),
+    "ConvOffset2D": ({"layout": "reference"}, [8]),
     "CrossScaleSpatialAttention": ({"kernel_size": 5}, [8, 6]),
     "DropBlock2D": ({"rate": 0.3, "block_size": 3, "seed": 7}, [8]),
     "GroupNormalization": ({"groups": 4, "epsilon": 1e-2}, [8]),
     "RecurrentConv2D": ({"filters": 8, "steps": 3}, [8]),
     "SharedResidualBlock": ({"rate": 0.3, "seed": 7}, [8]),
     "SpatialAttention": ({"kernel_size": 5}, [8]),
+    "VesselProbability": ({}, [2]),
 }
 # Layers whose output has another size than their (first) input.
 ENLARGES = {"AlignedUpSampling2D": 2}
+CHANNELS = {"VesselProbability": 1}
 # Keras's own dropout draws in the compute dtype: other masks in each precision.
 STOCK_DROPOUT = {"AdaptiveChannelAttention", "SharedResidualBlock"}
 on_tensorflow = pytest.mark.skipif(
@@ -97,10 +101,10 @@ def test_a_saved_layer_comes_back_without_custom_objects(name, tmp_path):
 @pytest.mark.parametrize("name", LAYERS)
 def test_one_layer_serves_any_size_and_knows_its_output_shape(name):
     model = model_of(name)
-    factor = ENLARGES.get(name, 1)
+    factor, channels = ENLARGES.get(name, 1), CHANNELS.get(name, 8)
     for height, width in [(9, 13), (12, 8)]:
         x = inputs_of(name, height, width)
-        expected = (2, height * factor, width * factor, 8)
+        expected = (2, height * factor, width * factor, channels)
         computed = make(name).compute_output_shape(shapes_of(name, height, width))
         assert tuple(computed) == expected
         static = model_of(name, height, width)
@@ -109,9 +113,9 @@ def test_one_layer_serves_any_size_and_knows_its_output_shape(name):
         got = model(x)
         assert got.shape == expected
         np.testing.assert_allclose(got, static(x), atol=1e-6)
-    assert model.output_shape == (None, None, None, 8)
+    assert model.output_shape == (None, None, None, channels)
     unknown = make(name).compute_output_shape(shapes_of(name, None, None))
-    assert tuple(unknown) == (2, None, None, 8)
+    assert tuple(unknown) == (2, None, None, channels)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -226,6 +226,17 @@ def test_colour_changes_the_image_and_never_the_labels():
     assert max(i.max() for i in images) <= 255
 
 
+def test_each_channel_gets_a_gamma_of_its_own():
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (1, 200, 3))
+    spread = []
+    for seed in range(20):
+        curves = augmentation._random_colour(ramp, np.random.default_rng(seed))
+        dark, bright = curves.mean(axis=1)[[40, 120]]
+        spread.append(np.ptp(np.log(bright / dark) / np.log(3)))
+    # exponents differ by up to exp(0.2)
+    assert 0.04 < np.mean(spread) < 0.25
+
+
 def test_half_of_the_views_get_noise():
     grey = np.full((32, 32, 3), 100, np.uint8)
     noisy = [

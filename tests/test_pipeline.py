@@ -141,6 +141,18 @@ def test_crops_and_whole_images_say_so_to_the_view(samples, monkeypatch):
     assert asked == [((16, 16), False)] * 2 + [((32, 32), True)] * 2
 
 
+def test_views_of_one_image_in_one_batch_differ(samples):
+    for kind in ("crops", "whole"):
+        ((x, _),) = batches(samples[:1], kind, 1)
+        assert not np.array_equal(x[0], x[1])
+
+
+def test_the_largest_height_and_width_decide_the_size():
+    mixed = [fundus_like(20, 40, name="a"), fundus_like(50, 20, name="b")]
+    for kind in ("whole", "fixed"):
+        assert batches(mixed, kind, 1)[0][0].shape == (2, 64, 64, 3)
+
+
 def test_arrays_are_scaled_by_255_and_labels_are_not():
     image = np.array([[[0, 51, 255]]], np.uint8)
     x, y = to_arrays([(image, np.array([[1]], np.uint8))])

@@ -61,14 +61,17 @@ def _complain(message, status=2):
 
 
 def models(args):
-    """List the networks."""
+    """List the networks: their paper, parameters, and GFLOPs at 592 x 592."""
     _load_framework()
-    from saunet.models import MODELS
+    from saunet.models import FACTS
 
-    titles = {name: _first_line(builder) for name, builder in MODELS.items()}
     if args.json:
-        return _print_json(titles)
-    _print_table(("model", "network"), titles.items())
+        return _print_json({name: facts._asdict() for name, facts in FACTS.items()})
+    rows = [
+        (name, facts.paper, f"{facts.total:,}", f"{facts.gflops:,.1f}")
+        for name, facts in FACTS.items()
+    ]
+    _print_table(("model", "paper", "parameters", "GFLOPs"), rows)
 
 
 def summary(args):

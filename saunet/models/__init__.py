@@ -9,6 +9,7 @@ from saunet.models.attention_unet import attention_unet
 from saunet.models.cbam_unet import cbam_unet
 from saunet.models.cmp_unet import cmp_unet, cmp_unet_slides
 from saunet.models.dunet import dunet, dunet_encoder
+from saunet.models.facts import FACTS
 from saunet.models.ladder_net import ladder_net
 from saunet.models.r2u_net import r2u_net
 from saunet.models.rsan import rsan, rsan_backbone, rsan_backbone_dropblock
@@ -28,6 +29,8 @@ from saunet.models.sa_unet_v2 import (
     unet_32,
 )
 from saunet.models.unet import unet, unet_3level
+
+__all__ = ["FACTS", "MODELS", "build_model", "list_models"]
 
 MODELS = {
     "unet_23": unet_23,

@@ -1,0 +1,50 @@
+"""README says nothing that the code, the registry or a card does not say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from saunet.models import FACTS, MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_facts_know_every_network():
+    assert list(FACTS) == list(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_table_of_networks_is_that_of_the_registry(name):
+    facts = FACTS[name]
+    row = (
+        f"| `{name}` | {facts.paper} | {facts.total:,} | {facts.trainable:,} "
+        f"| {facts.gflops:,.3f} |"
+    )
+    assert row in README.splitlines()
+
+
+def test_the_table_of_networks_has_no_other_row():
+    rows = re.findall(r"^\| `(\w+)` \| .* \| [\d,]+ \| [\d,]+ \| ", README, re.M)
+    assert rows == list(MODELS)
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"make (\w+)", README))))
+def test_every_make_target_exists(command):
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_measured_scores_are_those_of_the_card():
+    card = json.loads((ROOT / "weights/sa_unet_v2_drive/card.json").read_text())
+    assert len(card["scores"]) == 4
+    for score in card["scores"]:
+        row = " | ".join(
+            [score["region"], score["pooling"]]
+            + [
+                f"{score[key]:.4f}"
+                for key in ("f1", "auc", "sensitivity", "specificity", "accuracy")
+            ]
+        )
+        assert f"| {row} |" in README

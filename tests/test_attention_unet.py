@@ -26,7 +26,7 @@ def test_the_gates_cost_a_tenth_of_a_percent_of_the_u_net():
 
 def test_a_gate_is_its_formula():
     """sigmoid(psi(relu(theta(skip) + phi(g)))), enlarged, times the skip."""
-    model = build_model("attention_unet", (64, 64, 3))
+    model = build_model("attention_unet")
     names = (
         "down3_b_silu",
         "bottleneck_b_silu",
@@ -34,7 +34,7 @@ def test_a_gate_is_its_formula():
         "up3_gate_up",
         "up3_gate",
     )
-    parts = keras.Model(model.inputs, [model.get_layer(n).output for n in names])
+    parts = keras.Model(model.input, [model.get_layer(n).output for n in names])
     rng = np.random.default_rng(0)
     for name in ("theta", "phi", "psi"):
         layer = model.get_layer(f"up3_gate_{name}")

@@ -51,5 +51,5 @@ def test_a_unit_adds_what_it_recurs_to_its_input():
             weight.assign(np.zeros(weight.shape))
     kernel, bias = model.get_layer("down0_width").get_weights()
     x = np.random.default_rng(0).random((1, 8, 8, 3), "float32")
-    part = keras.Model(model.inputs, model.get_layer("down0_add").output)
+    part = keras.Model(model.input, model.get_layer("down0_add").output)
     np.testing.assert_allclose(part(x), x @ kernel[0, 0] + bias, atol=1e-5)

@@ -82,5 +82,5 @@ def test_a_block_whose_residual_is_zero_passes_its_input_on(rsan):
     # moving statistics are 0 and 1 before any training
     expected = np.maximum((x @ kernel[0, 0] + bias) / np.sqrt(1 + 2e-5), 0)
     end = rsan.get_layer("down0_b_out_relu").output
-    part = keras.Model(rsan.inputs, end)
+    part = keras.Model(rsan.input, end)
     np.testing.assert_allclose(part(x), expected, atol=1e-5)

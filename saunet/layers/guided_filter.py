@@ -100,8 +100,8 @@ class AttentionGuidedFilter(layers.Layer):
 def window_sum(x, radius):
     """Sums over the windows around each pixel, cut at the border.
 
-    Not a mean pooling that leaves out its padding: TensorFlow's gradient of that
-    was found wrong at the border.
+    Not a mean pooling that leaves out its padding: TensorFlow 2.21's gradient of
+    that is wrong on maps smaller than the window.
     """
     _, height, width, _ = ops.shape(x)
     offsets = range(2 * radius + 1)

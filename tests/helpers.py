@@ -28,10 +28,13 @@ def fill_weights(model):
             kind = variable.name
             if kind == "kernel":
                 fan_in = np.prod(variable.shape[:-1])
+                gain = 2
                 if isinstance(layer, keras.layers.Conv2DTranspose):
-                    # (k, k, out, in); a stride of 2 leaves a quarter of the taps
+                    # (k, k, out, in); a stride of 2 leaves a quarter of the taps.
+                    # No ReLU follows: a gain of 2 would saturate the sigmoid.
                     fan_in = np.prod(variable.shape) / variable.shape[-2] / 4
-                draw *= np.sqrt(2 / fan_in)
+                    gain = 1
+                draw *= np.sqrt(gain / fan_in)
             elif kind in ("gamma", "moving_variance"):
                 draw = 1 + 0.1 * np.tanh(draw)
             else:
@@ -70,11 +73,7 @@ def fundus_like(height, width, seed=0, name="a"):
 
 
 def gradients(function, variables):
-    """Returns the gradients of `function()` on TensorFlow, as arrays or None.
-
-    Through `keras.src`-free public API of the backend in use: the tests of
-    gradients run on TensorFlow only.
-    """
+    """Returns the gradients of `function()` as arrays or None; TensorFlow only."""
     import tensorflow as tf
 
     values = [getattr(v, "value", v) for v in variables]

@@ -266,6 +266,18 @@ def test_seeds_are_as_frequent_as_gamma_in_every_bit_and_place():
     assert abs(both - gamma**2) < 5 * gamma / np.sqrt(flat.size)
 
 
+def test_enough_gaps_are_drawn_to_reach_the_last_places():
+    """With few blocks a map, a draw that stops early starves its end."""
+    rate, b, side, bits, calls = 0.3, 3, 9, 4, 200
+    layer = DropBlock2D(rate, b, seed=9)
+    draws = [
+        unpack(layer._draw_seeds(1, side, side, 1, bits), bits) for _ in range(calls)
+    ]
+    last = np.reshape(draws, (calls, -1))[:, -49:]
+    gamma = drop_block_oracle.gamma(rate, b, side, side)
+    assert abs(last.mean() - gamma) < 5 * np.sqrt(gamma / last.size)
+
+
 def test_the_sum_is_preserved_exactly_and_kept_values_share_one_scale():
     x = np.ones((2, 24, 24, 8), "float32")
     y = np.asarray(DropBlock2D(0.2, 5, seed=0)(x, training=True))

@@ -6,13 +6,16 @@ import pytest
 from helpers import generator, gradients
 from keras import ops
 
-from saunet.layers import ConvOffset2D
-from saunet.layers.conv_offset import pair_offsets, sample
+from saunet.layers import ConvOffset2D, conv_offset
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="uses a TensorFlow gradient tape"
 )
 SIZES = [(5, 5), (4, 7), (7, 3), (1, 6), (6, 1), (1, 1)]
+
+
+def sample(x, offsets):
+    return conv_offset.sample(x, offsets[..., 0], offsets[..., 1])
 
 
 def oracle(x, offsets):
@@ -42,14 +45,14 @@ def test_official_tensors(layout, shared):
         x, kernel, y = (tensors[name] for name in ("x", "kernel", "y"))
     layer = ConvOffset2D(layout)
     layer.build(x.shape)
-    layer.conv.kernel.assign(kernel)
+    layer.kernel.assign(kernel)
     difference = np.abs(np.asarray(layer(x)) - y).max()
     print(f"{layout}: largest difference {difference:.1e}")
     assert difference < 1e-5
     # The other layout is another function.
     other = ConvOffset2D("paired" if layout == "reference" else "reference")
     other.build(x.shape)
-    other.conv.kernel.assign(kernel)
+    other.kernel.assign(kernel)
     assert np.abs(np.asarray(other(x)) - y).max() > 0.1
 
 
@@ -76,14 +79,19 @@ def test_no_offset_is_the_identity_and_a_whole_one_a_shift():
 
 
 def test_the_layouts_by_hand():
-    offsets = np.arange(2 * 3 * 4, dtype="float32").reshape(1, 2, 3, 4)
-    paired = np.asarray(pair_offsets(offsets, "paired"))
-    assert paired.shape == (1, 2, 3, 2, 2)
-    np.testing.assert_array_equal(paired[0, 1, 2, 1], offsets[0, 1, 2, 2:])
-    first = offsets.transpose(0, 3, 1, 2).reshape(1, 2, 2, 3, 2)
-    reference = np.asarray(pair_offsets(offsets, "reference"))
-    for r, c, k in np.ndindex(2, 3, 2):
-        np.testing.assert_array_equal(reference[0, r, c, k], first[0, k, r, c])
+    x = draws(2, 3)[0]
+    kernel = generator("layouts").standard_normal((3, 3, 3, 6)).astype("float32")
+    offsets = np.asarray(ops.conv(x, kernel, padding="same"))
+    mixed = offsets.transpose(0, 3, 1, 2).reshape(2, 3, 2, 3, 2)
+    for layout in ("paired", "reference"):
+        layer = ConvOffset2D(layout)
+        layer.build(x.shape)
+        layer.kernel.assign(kernel)
+        for part, shifts in enumerate(layer.shifts(x)):
+            for n, r, c, k in np.ndindex(*x.shape):
+                paired = offsets[n, r, c, 2 * k + part]
+                want = paired if layout == "paired" else mixed[n, k, r, c, part]
+                assert float(shifts[n, r, c, k]) == pytest.approx(want, abs=1e-5)
 
 
 @on_tensorflow
@@ -131,7 +139,7 @@ def test_the_kernel_gets_the_gradient_through_the_layout(layout):
     x = draws(5, 7)[0]
     layer = ConvOffset2D(layout)
     layer.build(x.shape)
-    kernel = layer.conv.kernel
+    kernel = layer.kernel
     kernel.assign(generator(layout).standard_normal(kernel.shape) / 7)
     tensor = ops.convert_to_tensor(x)
     (found,) = gradients(lambda: ops.mean(ops.square(layer(tensor))), [kernel])
@@ -149,7 +157,7 @@ def test_places_are_exact_under_mixed_precision(policy):
     x[..., ::2, :] = 1
     layer = ConvOffset2D(dtype=policy)
     layer.build(x.shape)
-    layer.conv.kernel.assign(np.zeros(layer.conv.kernel.shape))
+    layer.kernel.assign(np.zeros(layer.kernel.shape))
     got = layer(x)
     assert keras.backend.standardize_dtype(got.dtype) == policy.removeprefix("mixed_")
     np.testing.assert_array_equal(ops.cast(got, "float32"), x)

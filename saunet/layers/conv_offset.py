@@ -32,7 +32,7 @@ class ConvOffset2D(layers.Layer):
             `(C, H, W, 2)`, which mixes filters and positions.
 
     Input and output shape: `(N, H, W, C)`, channels last, any H and W; they may be
-    unknown until run time. N * H * W * C must stay below 2**31.
+    unknown until run time. N * H * W * C must stay below 2**31, H * W below 2**24.
     """
 
     def __init__(self, layout="paired", **kwargs):
@@ -46,21 +46,33 @@ class ConvOffset2D(layers.Layer):
         channels = input_shape[-1]
         if channels is None:
             raise ValueError("ConvOffset2D needs to know the number of channels.")
-        self.conv = layers.Conv2D(
-            2 * channels,
-            3,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            # An inner layer does not inherit the outer one's dtype policy.
-            dtype=self.dtype_policy,
-            name="conv",
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(3, 3, channels, 2 * channels),
+            initializer=keras.initializers.RandomNormal(stddev=0.01),
         )
-        self.conv.build(input_shape)
         self.built = True
 
     def call(self, inputs):
-        return sample(inputs, pair_offsets(self.conv(inputs), self.layout))
+        return sample(inputs, *self.shifts(inputs))
+
+    def shifts(self, inputs):
+        """Returns the row and the column shifts, `(N, H, W, C)` each, in pixels."""
+        channels = inputs.shape[-1]
+        kernel = self.kernel
+        if self.layout == "paired":
+            # All row shifts before all column shifts: cheaper to take apart, and to
+            # put together in the gradient, than a map where they alternate.
+            kernel = ops.reshape(kernel, (3, 3, channels, channels, 2))
+            kernel = ops.transpose(kernel, (0, 1, 2, 4, 3))
+            kernel = ops.reshape(kernel, (3, 3, channels, 2 * channels))
+        offsets = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+        if self.layout == "paired":
+            return ops.split(offsets, 2, axis=-1)
+        n, height, width, _ = ops.shape(offsets)
+        offsets = ops.transpose(offsets, (0, 3, 1, 2))
+        offsets = ops.reshape(offsets, (n, channels, height, width, 2))
+        return ops.unstack(ops.transpose(offsets, (4, 0, 2, 3, 1)), 2)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -69,23 +81,13 @@ class ConvOffset2D(layers.Layer):
         return {**super().get_config(), "layout": self.layout}
 
 
-def pair_offsets(offsets, layout):
-    """Returns `(N, H, W, 2C)` offsets as `(N, H, W, C, 2)`: row, column shift."""
-    n, height, width, _ = ops.shape(offsets)
-    channels = offsets.shape[-1] // 2
-    if layout == "paired":
-        return ops.reshape(offsets, (n, height, width, channels, 2))
-    offsets = ops.transpose(offsets, (0, 3, 1, 2))
-    offsets = ops.reshape(offsets, (n, channels, height, width, 2))
-    return ops.transpose(offsets, (0, 2, 3, 1, 4))
-
-
-def sample(x, offsets):
+def sample(x, rows, columns):
     """Returns each pixel of each channel from its own shifted place.
 
     Args:
         x: `(N, H, W, C)`.
-        offsets: `(N, H, W, C, 2)`, shifts down and right in pixels.
+        rows: Shifts down in pixels, of the same shape.
+        columns: Shifts to the right.
 
     Returns:
         `(N, H, W, C)` of the dtype of `x`.
@@ -99,12 +101,13 @@ def sample(x, offsets):
     right = ops.minimum(width - 1, 1) * channels
 
     @ops.custom_gradient
-    def shifted(x, offsets):
-        row, down, row_inside = _place(offsets[..., 0], height, axis=1)
-        column, along, column_inside = _place(offsets[..., 1], width, axis=2)
-        image = ops.arange(n)[:, None, None, None] * height
-        channel = ops.arange(channels)
-        index = ((image + row) * width + column) * channels + channel
+    def shifted(x, rows, columns):
+        row, down, row_free = _place(rows, height, axis=1)
+        column, along, column_free = _place(columns, width, axis=2)
+        # float32 counts the pixels of a map exactly, and one conversion is enough.
+        pixel = ops.cast(row * ops.cast(width, "float32") + column, "int32")
+        image = ops.arange(n)[:, None, None, None] * (height * width * channels)
+        index = pixel * channels + (image + ops.arange(channels))
         corners = (index, index + right, index + below, index + below + right)
 
         flat = ops.reshape(x, (-1,))
@@ -116,14 +119,15 @@ def sample(x, offsets):
         column_slope = across + (d - c - across) * down
         y = ops.cast(upper + row_slope * down, x.dtype)
         # A place that was clipped does not move with its offset.
-        row_slope = ops.where(row_inside, row_slope, 0.0)
-        column_slope = ops.where(column_inside, column_slope, 0.0)
+        row_slope = row_slope * row_free
+        column_slope = column_slope * column_free
 
         def gradient(*args, upstream=None):
             dy = ops.cast(args[0] if upstream is None else upstream, "float32")
             lower, right_of = dy * down, dy * along
             both = lower * along
-            shares = (dy - lower - right_of + both, right_of - both, lower - both, both)
+            upper = dy - lower
+            shares = (upper - (right_of - both), right_of - both, lower - both, both)
             dx = 0.0
             for share, corner in zip(shares, corners, strict=True):
                 dx = dx + ops.segment_sum(
@@ -131,26 +135,29 @@ def sample(x, offsets):
                     ops.reshape(corner, (-1,)),
                     num_segments=size,
                 )
-            dx = ops.cast(ops.reshape(dx, ops.shape(x)), x.dtype)
-            shifts = ops.stack([dy * row_slope, dy * column_slope], axis=-1)
-            return dx, ops.cast(shifts, offsets.dtype)
+            return (
+                ops.cast(ops.reshape(dx, ops.shape(x)), x.dtype),
+                ops.cast(dy * row_slope, rows.dtype),
+                ops.cast(dy * column_slope, columns.dtype),
+            )
 
         return y, gradient
 
-    return shifted(x, offsets)
+    return shifted(x, rows, columns)
 
 
 def _place(shift, side, axis):
-    """Where along one axis each pixel is taken from.
+    """Where along one axis each pixel is taken from, all float32.
 
     Returns:
-        The pixel before the place (int32; the last but one at the far border, where
-        there is none after), the distance from it in [0, 1], and whether the place
-        needed no clipping.
+        The pixel before the place (the last but one at the far border, where there
+        is none after), the distance from it in [0, 1], and 1 where the place needed
+        no clipping, else 0.
     """
     grid = ops.cast(ops.arange(side), "float32")
     grid = ops.reshape(grid, [-1 if i == axis else 1 for i in range(4)])
     free = ops.cast(shift, "float32") + grid
     place = ops.clip(free, 0.0, ops.cast(side - 1, "float32"))
-    before = ops.minimum(ops.cast(place, "int32"), ops.maximum(side - 2, 0))
-    return before, place - ops.cast(before, "float32"), free == place
+    last = ops.cast(ops.maximum(side - 2, 0), "float32")
+    before = ops.minimum(ops.floor(place), last)
+    return before, place - before, ops.cast(free == place, "float32")

@@ -191,7 +191,7 @@ def demo(args):
     from saunet.data.images import write_png
     from saunet.evaluation import evaluate, read_probability
     from saunet.inference import load_pretrained, predict_files, writable_folder
-    from saunet.viz import error_map
+    from saunet.viz import error_map, panel
 
     segmenter, folder = load_pretrained(DEMO_WEIGHTS), writable_folder(args.out)
     samples = _synthetic("test")
@@ -200,15 +200,19 @@ def demo(args):
         write_png(path, sample.image)
     predict_files(segmenter, photographs, folder, progress=_show_progress(args))
     maps = [read_probability(folder / f"{s.name}_prob.png") for s in samples]
+    rows = []
     for sample, probability in zip(samples, maps, strict=True):
         vessels = probability > segmenter.threshold
-        picture = error_map(sample.image, vessels, sample.vessels, sample.fov)
-        write_png(folder / f"{sample.name}_errors.png", picture)
+        errors = error_map(None, vessels, sample.vessels, sample.fov)
+        write_png(folder / f"{sample.name}_errors.png", errors)
+        rows.append([sample.image, sample.vessels, probability, errors])
+    titles = ["photograph", "true vessels", "probability", "found, false, missed"]
+    panel(rows, titles, folder / "panel.png")
     result = evaluate(
         maps, samples, region="fov", pooling="pooled", threshold=segmenter.threshold
     )
     _print_scores(result, f"{segmenter.name} on synthetic photographs")
-    print(f"The photographs, vessel maps and error maps are in {folder}")
+    print(f"Photographs, vessel maps and errors are in {folder}; panel.png shows all")
 
 
 def doctor(args):

@@ -193,7 +193,7 @@ def test_evaluate_prints_the_keys_of_score(
     assert "sensitivity" in out
 
 
-def test_demo_leaves_five_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
+def test_demo_leaves_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
     from saunet import inference
 
     segmenter = inference.load_segmenter(h5, "sa_unet_v2")
@@ -204,6 +204,7 @@ def test_demo_leaves_five_pictures_and_a_protocol(capsys, monkeypatch, tmp_path,
     assert "1 images, region fov, pooled, threshold 0.5" in out
     assert "auc" in out
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "panel.png",
         "synthetic_100.png",
         "synthetic_100_errors.png",
         "synthetic_100_mask.png",

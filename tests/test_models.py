@@ -19,7 +19,8 @@ from keras import ops
 from saunet.errors import InputError
 from saunet.layers import DropBlock2D
 from saunet.losses import bce
-from saunet.models import MODELS, build_model, list_models
+from saunet.models import FACTS, MODELS, build_model, list_models
+from saunet.profiling import count_flops, count_parameters
 
 GOLDEN = Path(__file__).parent / "golden"
 # The papers' counts: total and trainable.
@@ -86,6 +87,14 @@ def test_parameters_are_the_papers(name):
     assert model.count_params() == total
     if trainable is not None:
         assert sum(np.prod(w.shape) for w in model.trainable_weights) == trainable
+
+
+@each
+def test_the_written_facts_are_the_counted_ones(name):
+    counted = count_parameters(filled(name))
+    facts = FACTS[name]
+    assert (facts.total, facts.trainable) == (counted["total"], counted["trainable"])
+    assert facts.gflops == round(count_flops(filled(name), (592, 592, 3)) / 1e9, 3)
 
 
 def test_attention_unet_is_within_a_percent_of_its_row():

@@ -21,9 +21,11 @@ class ConvOffset2D(layers.Layer):
     https://github.com/kastnerkyle/deform-conv.
 
     That code gathers four neighbours with coordinates of its own for each and
-    leaves the gradient to the backend. Here one index serves the four, and the
-    gradient is written by hand from the slopes that the forward pass knows.
-    Coordinates and weights are float32 under every dtype policy.
+    leaves the gradient to the backend. Here one index serves the four, the gradient
+    is written by hand from the slopes that the forward pass knows, and at most eight
+    channels are worked on at a time: they fit the processor's cache, and nothing of
+    the size of the map is held but what the gradient needs. Coordinates and weights
+    are float32 under every dtype policy.
 
     Args:
         layout: String, which filters shift which channel. `"paired"`: filters 2i and
@@ -32,7 +34,7 @@ class ConvOffset2D(layers.Layer):
             `(C, H, W, 2)`, which mixes filters and positions.
 
     Input and output shape: `(N, H, W, C)`, channels last, any H and W; they may be
-    unknown until run time. N * H * W * C must stay below 2**31, H * W below 2**24.
+    unknown until run time. H * W must stay below 2**24.
     """
 
     def __init__(self, layout="paired", **kwargs):
@@ -94,24 +96,34 @@ def sample(x, rows, columns):
     """
     n, height, width, _ = ops.shape(x)
     channels = x.shape[-1]
-    size = n * height * width * channels
-    # From a pixel to the one below and the one to the right in the flat map; a map
-    # of one row or column has none.
-    below = ops.minimum(height - 1, 1) * width * channels
-    right = ops.minimum(width - 1, 1) * channels
+    together = max(g for g in range(1, 9) if channels % g == 0)
+    # From a pixel to those right of it, below, and both; a map of one column or row
+    # has none.
+    right, below = ops.minimum(width - 1, 1), ops.minimum(height - 1, 1) * width
+    steps = (0, right, below, below + right)
 
-    @ops.custom_gradient
-    def shifted(x, rows, columns):
-        row, down, row_free = _place(rows, height, axis=1)
-        column, along, column_free = _place(columns, width, axis=2)
+    def groups(values):
+        """`(N, H, W, C)` -> `(groups, together, H, W)`."""
+        values = ops.transpose(values, (0, 3, 1, 2))
+        return ops.reshape(values, (-1, together, height, width))
+
+    def ungrouped(values):
+        values = ops.reshape(values, (n, channels, height, width))
+        return ops.transpose(values, (0, 2, 3, 1))
+
+    def places(rows, columns):
+        row, down, row_free = _place(rows, height, axis=0)
+        column, along, column_free = _place(columns, width, axis=1)
         # float32 counts the pixels of a map exactly, and one conversion is enough.
         pixel = ops.cast(row * ops.cast(width, "float32") + column, "int32")
-        image = ops.arange(n)[:, None, None, None] * (height * width * channels)
-        index = pixel * channels + (image + ops.arange(channels))
-        corners = (index, index + right, index + below, index + below + right)
+        channel = ops.arange(together)[:, None, None] * (height * width)
+        return pixel + channel, down, along, row_free, column_free
 
-        flat = ops.reshape(x, (-1,))
-        a, b, c, d = (ops.cast(ops.take(flat, i), "float32") for i in corners)
+    def interpolate(group):
+        x, rows, columns = group
+        index, down, along, row_free, column_free = places(rows, columns)
+        flat = ops.cast(ops.reshape(x, (-1,)), "float32")
+        a, b, c, d = (ops.take(flat, index + step) for step in steps)
         across = b - a
         upper = a + across * along
         lower = c + (d - c) * along
@@ -119,35 +131,45 @@ def sample(x, rows, columns):
         column_slope = across + (d - c - across) * down
         y = ops.cast(upper + row_slope * down, x.dtype)
         # A place that was clipped does not move with its offset.
-        row_slope = row_slope * row_free
-        column_slope = column_slope * column_free
+        slopes = row_slope * row_free, column_slope * column_free
+        return y, *(ops.cast(slope, x.dtype) for slope in slopes)
+
+    def distribute(group):
+        dy, rows, columns = group
+        index, down, along, _, _ = places(rows, columns)
+        dy = ops.cast(dy, "float32")
+        lower, right_of = dy * down, dy * along
+        both = lower * along
+        upper = dy - lower
+        shares = (upper - (right_of - both), right_of - both, lower - both, both)
+        dx = 0.0
+        for share, step in zip(shares, steps, strict=True):
+            dx = dx + ops.segment_sum(
+                ops.reshape(share, (-1,)),
+                ops.reshape(index + step, (-1,)),
+                num_segments=together * height * width,
+            )
+        return ops.cast(ops.reshape(dx, ops.shape(dy)), x.dtype)
+
+    @ops.custom_gradient
+    def shifted(x, rows, columns):
+        shifts = groups(rows), groups(columns)
+        y, *slopes = ops.map(interpolate, (groups(x), *shifts))
 
         def gradient(*args, upstream=None):
-            dy = ops.cast(args[0] if upstream is None else upstream, "float32")
-            lower, right_of = dy * down, dy * along
-            both = lower * along
-            upper = dy - lower
-            shares = (upper - (right_of - both), right_of - both, lower - both, both)
-            dx = 0.0
-            for share, corner in zip(shares, corners, strict=True):
-                dx = dx + ops.segment_sum(
-                    ops.reshape(share, (-1,)),
-                    ops.reshape(corner, (-1,)),
-                    num_segments=size,
-                )
-            return (
-                ops.cast(ops.reshape(dx, ops.shape(x)), x.dtype),
-                ops.cast(dy * row_slope, rows.dtype),
-                ops.cast(dy * column_slope, columns.dtype),
-            )
+            dy = args[0] if upstream is None else upstream
+            dy = groups(dy)
+            dx = ops.map(distribute, (dy, *shifts))
+            # Outside the loop, whose results are held twice while they are joined.
+            return (ungrouped(dx), *(ungrouped(dy * slope) for slope in slopes))
 
-        return y, gradient
+        return ungrouped(y), gradient
 
     return shifted(x, rows, columns)
 
 
 def _place(shift, side, axis):
-    """Where along one axis each pixel is taken from, all float32.
+    """Where along one axis of `(..., H, W)` each pixel is taken from, all float32.
 
     Returns:
         The pixel before the place (the last but one at the far border, where there
@@ -155,7 +177,7 @@ def _place(shift, side, axis):
         no clipping, else 0.
     """
     grid = ops.cast(ops.arange(side), "float32")
-    grid = ops.reshape(grid, [-1 if i == axis else 1 for i in range(4)])
+    grid = ops.reshape(grid, [-1 if i == axis else 1 for i in range(2)])
     free = ops.cast(shift, "float32") + grid
     place = ops.clip(free, 0.0, ops.cast(side - 1, "float32"))
     last = ops.cast(ops.maximum(side - 2, 0), "float32")

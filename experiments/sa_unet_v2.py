@@ -68,7 +68,7 @@ def ship(run, scores, run_dir):
         "preprocessing": {"scale": "divided by 255", "padding": PADDING},
         "threshold": {
             "value": THRESHOLD,
-            "chosen_on": "nothing: fixed beforehand, as in the papers",
+            "chosen_on": "no image; fixed beforehand, as in the papers",
         },
         "data": {
             "dataset": "DRIVE",

@@ -16,6 +16,7 @@ but the recipe, the seed and the samples decides a run.
 """
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -23,6 +24,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -216,8 +218,8 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
         "images": [s.name for s in training],
         "validation": [s.name for s in held_out],
     }
-    _open_run(out_dir, description, resume)
-
+    # A recipe that cannot be built must not leave a folder behind.
+    loss = _checked_loss(recipe)
     keras.utils.set_random_seed(recipe.seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
@@ -225,17 +227,19 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
         model = build_model(recipe.model, **recipe.model_kwargs)
     finally:
         keras.config.set_dtype_policy(policy)
+    _open_run(out_dir, description, resume)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
     optimizer = make_optimizer(recipe, steps)
-    model.compile(optimizer, get_loss(recipe.loss, **recipe.loss_kwargs))
+    model.compile(optimizer, loss)
     optimizer.build(model.trainable_variables)
 
     run = _RunFolder(out_dir, description, recipe, _validation_arrays(held_out, recipe))
     if resume:
         run.restore(model)
     if run.finished:
+        run.write_hours()
         optimizer.finalize_variable_values(model.trainable_variables)
         return model
     for end, batches in _stages(recipe, training, steps, run.epochs_done):
@@ -252,9 +256,10 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
             # A bar on a terminal, a line an epoch in a log file.
             verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
         )
-        if not run.finished:
-            # `fit` ends by putting the moving average into the model.
-            run.restore(model)
+        if run.finished:
+            break
+        # `fit` ends by putting the moving average into the model.
+        run.restore(model)
     return model
 
 
@@ -272,6 +277,14 @@ def split(samples, validation, seed):
             f"training needs labels; without: {', '.join(unlabelled) or 'no image'}"
         )
     names = [s.name for s in samples]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"two training images are named '{twice[0]}': rename one")
+    if isinstance(validation, str) or (isinstance(validation, int) and validation < 0):
+        raise InputError(
+            f"validation={validation!r}: expected a number of images of at least 0, or "
+            'a tuple of names such as ("21", "22")'
+        )
     if isinstance(validation, int):
         drawn = np.random.default_rng([seed, 2]).permutation(sorted(names))
         validation = drawn[:validation].tolist()
@@ -306,7 +319,8 @@ def make_optimizer(recipe, steps_per_epoch):
     elif recipe.schedule == "steps" and len(recipe.learning_rates) > 1:
         ends = np.cumsum([epochs for epochs, _ in recipe.learning_rates[:-1]])
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [int(end) * steps_per_epoch for end in ends],
+            # Keras keeps a rate for the step of its boundary, too.
+            [int(end) * steps_per_epoch - 1 for end in ends],
             [rate for _, rate in recipe.learning_rates],
         )
     else:
@@ -349,6 +363,7 @@ def plateau_rate(recipe, history):
 def epochs_since_best(history):
     """Returns how many epochs ago val_loss was lowest."""
     losses = [row["val_loss"] for row in history]
+    losses = np.where(np.isnan(losses), np.inf, losses)
     return len(losses) - 1 - int(np.argmin(losses))
 
 
@@ -398,15 +413,20 @@ class _RunFolder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if not np.isfinite(logs["loss"]):
-            raise RunError(
-                f"the loss became {logs['loss']} in epoch {self.epochs_done + 1}, "
-                f"step {batch + 1}: lower the learning rate or set clip_norm; "
-                f"{self.epochs_done} whole epochs are kept in {self.folder}"
-            )
+            self._end(f"the loss became {logs['loss']} in step {batch + 1}")
+
+    def _end(self, what):
+        raise RunError(
+            f"{what} of epoch {self.epochs_done + 1}: lower the learning rate or set "
+            f"clip_norm; {self.epochs_done} whole epochs are kept in {self.folder}"
+        )
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, "loss": float(logs["loss"])}
         raw = [np.array(v) for v in self.model.trainable_variables]
+        # The last step can break them behind a loss that was still a number.
+        if not all(np.isfinite(value).all() for value in raw):
+            self._end("the weights are no longer numbers after the last step")
         if self.recipe.ema is not None:
             # Validate and save the moving average, then go on from where we were.
             self.model.optimizer.finalize_variable_values(
@@ -427,11 +447,15 @@ class _RunFolder(keras.callbacks.Callback):
         self._save_state()
         if self.finished:
             self.model.stop_training = True
+            self.write_hours()
+
+    def write_hours(self):
+        """Completes `run.json` with how long the run took, once."""
+        path = self.folder / "run.json"
+        stored = json.loads(path.read_text())
+        if "hours" not in stored:
             hours = round(self.history[-1]["seconds"] / 3600, 3)
-            _write_json(
-                self.folder / "run.json",
-                {**self.description, **environment(), "hours": hours},
-            )
+            _write_json(path, {**stored, "hours": hours})
 
     def _validate(self):
         """Returns the mean loss over the held-out photographs."""
@@ -499,6 +523,18 @@ def _commit():
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def _checked_loss(recipe):
+    """Returns the recipe's loss, or says which option it does not take."""
+    known = list(inspect.signature(LOSSES[recipe.loss]).parameters)[2:]
+    for name in recipe.loss_kwargs:
+        if name not in known:
+            raise InputError(
+                f"loss '{recipe.loss}' has no option '{name}'; it takes: "
+                f"{', '.join(known) or 'none'}"
+            )
+    return get_loss(recipe.loss, **recipe.loss_kwargs)
 
 
 def _stages(recipe, samples, steps, done):
@@ -587,7 +623,8 @@ def _open_run(folder, description, resume):
         return
     if resume:
         raise InputError(f"{folder} holds no run to resume: leave out --resume")
-    if folder.is_dir() and any(folder.iterdir()):
+    # A leftover .part is a run that was killed before it began.
+    if folder.is_dir() and any(p.suffix != ".part" for p in folder.iterdir()):
         raise InputError(f"{folder} is not empty: choose a new folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(path, {**description, **environment()})

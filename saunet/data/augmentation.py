@@ -103,7 +103,7 @@ def _random_affine(source, target, rng, whole):
     flip = rng.choice([-1, 1])
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     linear = np.array([[cos * flip, -sin], [sin * flip, cos]])
-    centre = np.array(source[::-1]) / 2
+    centre = (np.array(source[::-1]) - 1) / 2
     if not whole:
         # As far from the middle as an upright crop of this size can lie.
         reach = np.maximum(np.array(source[::-1]) - target[::-1], 0) / 2

@@ -79,16 +79,20 @@ def _group_normalise(x, gamma, beta, groups, epsilon):
         return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, channels))
 
     def mean_of_pixels(values):
-        return ops.mean(ops.cast(values, "float32"), axis=(1, 2))
+        return ops.mean(values, axis=(1, 2))
+
+    def wide(values):
+        # Before any product: float16 ends at 65,504, the square of 255.
+        return ops.cast(values, "float32")
 
     def on_pixels(per_channel):
         return ops.cast(per_channel, dtype)[:, None, None, :]
 
     @ops.custom_gradient
     def normalise(x, gamma, beta):
-        gamma32, beta32 = ops.cast(gamma, "float32"), ops.cast(beta, "float32")
-        mean = mean_of_groups(mean_of_pixels(x))
-        second = mean_of_groups(mean_of_pixels(ops.square(x)))
+        gamma32, beta32 = wide(gamma), wide(beta)
+        mean = mean_of_groups(mean_of_pixels(wide(x)))
+        second = mean_of_groups(mean_of_pixels(ops.square(wide(x))))
         variance = ops.maximum(second - ops.square(mean), 0.0)
         rstd = ops.rsqrt(variance + epsilon)
         scale = gamma32 * rstd
@@ -97,9 +101,9 @@ def _group_normalise(x, gamma, beta, groups, epsilon):
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
             pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
-            dy_mean = mean_of_pixels(dy)
+            dy_mean = mean_of_pixels(wide(dy))
             # mean of dy * normalised x, from two sums instead of a third map
-            dy_xhat = (mean_of_pixels(dy * x) - dy_mean * mean) * rstd
+            dy_xhat = (mean_of_pixels(wide(dy) * wide(x)) - dy_mean * mean) * rstd
             b = mean_of_groups(gamma32 * dy_mean)
             g = mean_of_groups(gamma32 * dy_xhat)
             # dx = rstd * (gamma * dy - b - xhat * g), as one multiply-add of maps

@@ -98,14 +98,16 @@ def train(args):
     _load_framework()
     from saunet.training import train
 
-    samples = _samples(args, "train")
-    train(
-        _recipe(args),
-        samples,
-        args.out,
-        resume=args.resume,
-        progress=not args.quiet,
-    )
+    samples, recipe = _samples(args, "train"), _recipe(args)
+    try:
+        train(recipe, samples, args.out, resume=args.resume, progress=not args.quiet)
+    except KeyboardInterrupt:
+        print(
+            "saunet: interrupted; every whole epoch is kept, and the same command "
+            "with --resume goes on",
+            file=sys.stderr,
+        )
+        return 130
     print(f"the trained weights are in {args.out}")
 
 

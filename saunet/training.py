@@ -429,9 +429,12 @@ class _RunFolder(keras.callbacks.Callback):
             self._end("the weights are no longer numbers after the last step")
         if self.recipe.ema is not None:
             # Validate and save the moving average, then go on from where we were.
-            self.model.optimizer.finalize_variable_values(
-                self.model.trainable_variables
-            )
+            variables = self.model.trainable_variables
+            self.model.optimizer.finalize_variable_values(variables)
+            # On JAX a weight now shares its buffer with the average, and predicting
+            # would give that away: copy it.
+            for variable in variables:
+                variable.assign(np.array(variable))
         if self.validation:
             row["val_loss"] = self._validate()
             logs["val_loss"] = row["val_loss"]

@@ -1,8 +1,8 @@
 """What each network costs: the table that `saunet models` and README print.
 
 Written down because building all networks takes half a minute; a test builds them
-and compares. GFLOPs are for one image of 592x592 in keras-flops' convention
-(`saunet.profiling`).
+and compares. GFLOPs are for one image of 592x592 in the convention of keras-flops,
+https://github.com/tokusumi/keras-flops (see `saunet.profiling`).
 """
 
 from typing import NamedTuple

@@ -1,0 +1,93 @@
+"""One real epoch of every network on DRIVE crops: does each one train, at what cost?
+
+    python benchmarks/one_epoch.py --data-dir DRIVE [--models sa_unet rsan ...]
+
+Each network runs in a process of its own: 20 steps of 4 random views of 128x128 from
+the 20 training images, Adam 1e-3, binary cross-entropy, float32. Appends a row to
+`benchmarks/results/one_epoch.csv`: median seconds a step (the first, which compiles,
+left out), the process's peak memory, and the loss of the first batch in training mode
+before and after the epoch.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "one_epoch.csv"
+CROP, BATCH, STEPS = 128, 4, 20
+
+
+def measure(name, data_dir):
+    """Trains one network for one epoch and returns its row."""
+    import keras
+
+    from saunet.data.datasets import load_dataset
+    from saunet.data.pipeline import random_batches
+    from saunet.losses import bce
+    from saunet.models import build_model
+    from saunet.training import environment
+
+    keras.utils.set_random_seed(0)
+    model = build_model(name)
+    model.compile(keras.optimizers.Adam(1e-3), bce)
+    samples = load_dataset("drive", data_dir, "train")
+    batches = random_batches(samples, crop=CROP, batch_size=BATCH, seed=0)
+    first = next(batches)
+    before = float(bce(first[1], model(first[0], training=True)))
+    seconds = []
+    for x, y in [first, *(next(batches) for _ in range(STEPS - 1))]:
+        start = time.perf_counter()
+        model.train_on_batch(x, y)
+        seconds.append(time.perf_counter() - start)
+    after = float(bce(first[1], model(first[0], training=True)))
+    about = environment()
+    return {
+        "model": name,
+        "seconds_per_step": round(statistics.median(seconds[1:]), 3),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "loss_before": round(before, 4),
+        "loss_after": round(after, 4),
+        "steps": STEPS,
+        "batch": f"{BATCH}x{CROP}x{CROP}",
+        "device": about["device"],
+        "keras": about["versions"]["keras"],
+        "backend": f"{about['backend']} {about['versions'][about['backend']]}",
+        "commit": about["commit"],
+        "date": about["date"],
+    }
+
+
+def main():
+    """Measures each network in its own process, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data-dir", required=True, help="folder of DRIVE")
+    parser.add_argument("--models", nargs="*", help="default: all")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one, args.data_dir)))
+        return
+    from saunet.models import MODELS
+
+    RESULTS.parent.mkdir(exist_ok=True)
+    for name in args.models or MODELS:
+        command = [sys.executable, __file__, "--data-dir", args.data_dir, "--one", name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        new = not RESULTS.exists()
+        with RESULTS.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        print(name, row["seconds_per_step"], row["loss_before"], row["loss_after"])
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,9 @@ from saunet.data.datasets import load_dataset
 from saunet.data.images import write_bytes
 from saunet.evaluation import POOLINGS, REGIONS, evaluate, to_json
 from saunet.inference import PADDING, Segmenter
+from saunet.models import build_model
 from saunet.training import RECIPES, train
-from saunet.weights import sha256_of, write_card
+from saunet.weights import load_weights, sha256_of, write_card
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "sa_unet_v2_drive"
@@ -36,7 +37,10 @@ def main():
     args = parser.parse_args()
 
     samples = load_dataset("drive", args.data_dir, "train")
-    model = train(RECIPE, samples, args.run, resume=args.resume)
+    train(RECIPE, samples, args.run, resume=args.resume)
+    # As users load it: in float32, whatever precision it was trained in.
+    model = build_model(RECIPE.model, **RECIPE.model_kwargs)
+    load_weights(model, Path(args.run) / "last.weights.h5")
     segmenter = Segmenter(model, threshold=THRESHOLD, padding=PADDING)
     scores = score(segmenter, load_dataset("drive", args.data_dir, "test"))
     ship(json.loads((Path(args.run) / "run.json").read_text()), scores, args.run)

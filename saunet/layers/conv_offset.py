@@ -22,10 +22,10 @@ class ConvOffset2D(layers.Layer):
 
     That code gathers four neighbours with coordinates of its own for each and
     leaves the gradient to the backend. Here one index serves the four, the gradient
-    is written by hand from the slopes that the forward pass knows, and at most eight
-    channels are worked on at a time: they fit the processor's cache, and nothing of
-    the size of the map is held but what the gradient needs. Coordinates and weights
-    are float32 under every dtype policy.
+    is written by hand from the slopes that the forward pass knows, and one channel is
+    worked on at a time: it fits the processor's cache, and nothing of the size of all
+    channels is held but what the gradient needs. Coordinates and weights are float32
+    under every dtype policy.
 
     Args:
         layout: String, which filters shift which channel. `"paired"`: filters 2i and
@@ -96,18 +96,22 @@ def sample(x, rows, columns):
     """
     n, height, width, _ = ops.shape(x)
     channels = x.shape[-1]
-    together = max(g for g in range(1, 9) if channels % g == 0)
     # From a pixel to those right of it, below, and both; a map of one column or row
     # has none.
     right, below = ops.minimum(width - 1, 1), ops.minimum(height - 1, 1) * width
     steps = (0, right, below, below + right)
 
-    def groups(values):
-        """`(N, H, W, C)` -> `(groups, together, H, W)`."""
-        values = ops.transpose(values, (0, 3, 1, 2))
-        return ops.reshape(values, (-1, together, height, width))
+    def each_map(function):
+        """Stacks `function(i)` for each channel i of each image."""
+        # Over numbers: TensorFlow would copy maps that it loops over.
+        return ops.map(function, ops.arange(n * channels))
 
-    def ungrouped(values):
+    def maps_first(values):
+        """`(N, H, W, C)` -> `(N * C, H, W)`."""
+        values = ops.transpose(values, (0, 3, 1, 2))
+        return ops.reshape(values, (-1, height, width))
+
+    def maps_last(values):
         values = ops.reshape(values, (n, channels, height, width))
         return ops.transpose(values, (0, 2, 3, 1))
 
@@ -115,12 +119,10 @@ def sample(x, rows, columns):
         row, down, row_free = _place(rows, height, axis=0)
         column, along, column_free = _place(columns, width, axis=1)
         # float32 counts the pixels of a map exactly, and one conversion is enough.
-        pixel = ops.cast(row * ops.cast(width, "float32") + column, "int32")
-        channel = ops.arange(together)[:, None, None] * (height * width)
-        return pixel + channel, down, along, row_free, column_free
+        index = ops.cast(row * ops.cast(width, "float32") + column, "int32")
+        return index, down, along, row_free, column_free
 
-    def interpolate(group):
-        x, rows, columns = group
+    def interpolate(x, rows, columns):
         index, down, along, row_free, column_free = places(rows, columns)
         flat = ops.cast(ops.reshape(x, (-1,)), "float32")
         a, b, c, d = (ops.take(flat, index + step) for step in steps)
@@ -129,13 +131,15 @@ def sample(x, rows, columns):
         lower = c + (d - c) * along
         row_slope = lower - upper
         column_slope = across + (d - c - across) * down
-        y = ops.cast(upper + row_slope * down, x.dtype)
         # A place that was clipped does not move with its offset.
-        slopes = row_slope * row_free, column_slope * column_free
-        return y, *(ops.cast(slope, x.dtype) for slope in slopes)
+        results = (
+            upper + row_slope * down,
+            row_slope * row_free,
+            column_slope * column_free,
+        )
+        return tuple(ops.cast(result, x.dtype) for result in results)
 
-    def distribute(group):
-        dy, rows, columns = group
+    def distribute(dy, rows, columns):
         index, down, along, _, _ = places(rows, columns)
         dy = ops.cast(dy, "float32")
         lower, right_of = dy * down, dy * along
@@ -147,23 +151,21 @@ def sample(x, rows, columns):
             dx = dx + ops.segment_sum(
                 ops.reshape(share, (-1,)),
                 ops.reshape(index + step, (-1,)),
-                num_segments=together * height * width,
+                num_segments=height * width,
             )
-        return ops.cast(ops.reshape(dx, ops.shape(dy)), x.dtype)
+        return ops.cast(ops.reshape(dx, (height, width)), x.dtype)
 
     @ops.custom_gradient
     def shifted(x, rows, columns):
-        shifts = groups(rows), groups(columns)
-        y, *slopes = ops.map(interpolate, (groups(x), *shifts))
+        x, rows, columns = (maps_first(values) for values in (x, rows, columns))
+        y, *slopes = each_map(lambda i: interpolate(x[i], rows[i], columns[i]))
 
         def gradient(*args, upstream=None):
-            dy = args[0] if upstream is None else upstream
-            dy = groups(dy)
-            dx = ops.map(distribute, (dy, *shifts))
-            # Outside the loop, whose results are held twice while they are joined.
-            return (ungrouped(dx), *(ungrouped(dy * slope) for slope in slopes))
+            dy = maps_first(args[0] if upstream is None else upstream)
+            dx = each_map(lambda i: distribute(dy[i], rows[i], columns[i]))
+            return tuple(maps_last(d) for d in (dx, *(dy * s for s in slopes)))
 
-        return ungrouped(y), gradient
+        return maps_last(y), gradient
 
     return shifted(x, rows, columns)
 

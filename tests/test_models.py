@@ -244,7 +244,7 @@ def test_training_draws_masks_and_inference_does_not():
 # -------------------------------------------------------------------- mixed precision
 
 
-@in_family
+@each
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_gives_float32_probabilities(name, policy):
     before = keras.config.dtype_policy()
@@ -259,7 +259,7 @@ def test_mixed_precision_gives_float32_probabilities(name, policy):
     computed = {x.compute_dtype for x in model.layers if x.name != "vessels"}
     assert computed == {low}
     model.set_weights(filled(name).get_weights())
-    x = picture(32, 32)
+    x = picture(64, 64)
     y = np.asarray(model(x))
     assert y.dtype == np.float32
     assert np.abs(y - np.asarray(filled(name)(x))).mean() < 0.02

@@ -18,7 +18,7 @@ def convolve(maps, kernel):
 
 
 def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return (1 + np.tanh(x / 2)) / 2  # does not overflow
 
 
 def spatial_attention(x, kernel):

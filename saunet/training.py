@@ -133,7 +133,7 @@ class Recipe:
             )
 
 
-# 2 CPU cores, about an hour.
+# 1.7 hours on 2 shared CPU cores; see weights/sa_unet_v2_drive.
 SA_UNET_V2_CPU = Recipe(
     model="sa_unet_v2",
     model_kwargs={"rate": 0.1},

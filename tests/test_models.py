@@ -244,8 +244,15 @@ def test_training_draws_masks_and_inference_does_not():
 # -------------------------------------------------------------------- mixed precision
 
 
-@each
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+# A CPU emulates float16 slowly: minutes for networks of 30 million weights.
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        *((n, "mixed_bfloat16") for n in MODELS),
+        *((n, "mixed_float16") for n in FAMILY),
+    ],
+    scope="module",
+)
 def test_mixed_precision_gives_float32_probabilities(name, policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -92,28 +92,22 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
         InputError: a folder is missing or empty, files cannot be paired or read, a
             truth is no label, the region is "fov" without `fov`, or as `summarise`.
     """
-    _check_protocol(region, pooling, threshold)
+    check_protocol(region, pooling, threshold)
     if region == "fov" and fov is None:
         raise InputError(
             "Region fov needs the field-of-view masks: pass their folder with --fov, "
             "or score the whole frame with --region frame."
         )
-    guesses = _list_predictions(predictions)
-    labels = pair_files(guesses, list_images(truth))
-    surplus = sorted(set(list_images(truth)) - set(labels.values()))
-    if surplus:
-        raise InputError(
-            f"{truth}: no prediction for {_names(surplus)}: predict these too, or "
-            "leave only the truth that is to be scored."
-        )
+    guesses = find_predictions(predictions)
+    labels = pair_truth(guesses, truth)
     masks = pair_files(guesses, list_images(fov)) if region == "fov" else {}
-    shared = _shared_names(guesses)
+    shared = shared_names(guesses)
     return summarise(
         (
             (
                 shared[path],
                 read_probability(path),
-                _read_label(labels[path]),
+                read_label(labels[path]),
                 read_mask(masks[path]) if masks else None,
             )
             for path in guesses
@@ -145,7 +139,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
         InputError: the region, pooling or threshold is not one of the above, there
             is nothing to score, sizes differ, or a map is not in [0, 1].
     """
-    _check_protocol(region, pooling, threshold)
+    check_protocol(region, pooling, threshold)
     rows, counts, skeletons, kept = [], [], [], []
     for name, probability, truth, fov in items:
         probability = np.asarray(probability)
@@ -185,9 +179,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
             np.concatenate([labels for _, labels in kept]),
         )
     else:
-        scores = {
-            key: math.fsum(row[key] for row in rows) / len(rows) for key in SCORES
-        }
+        scores = mean_scores(rows)
     return {
         "region": region,
         "pooling": pooling,
@@ -196,6 +188,11 @@ def summarise(items, *, region, pooling, threshold=0.5):
         **scores,
         "per_image": rows,
     }
+
+
+def mean_scores(rows):
+    """Returns the mean of each score over the rows of images, NaN if one is."""
+    return {key: math.fsum(row[key] for row in rows) / len(rows) for key in SCORES}
 
 
 def to_json(result):
@@ -282,6 +279,30 @@ def pair_files(paths, others):
     return pairs
 
 
+def pair_truth(guesses, truth):
+    """Finds the label of each prediction, and refuses labels that have none.
+
+    Args:
+        guesses: list of Path.
+        truth: folder of label pictures.
+
+    Returns:
+        As `pair_files`.
+
+    Raises:
+        InputError: as `pair_files` and `list_images`, or a label has no prediction.
+    """
+    others = list_images(truth)
+    labels = pair_files(guesses, others)
+    surplus = sorted(set(others) - set(labels.values()))
+    if surplus:
+        raise InputError(
+            f"{truth}: no prediction for {_names(surplus)}: predict these too, or "
+            "leave only the truth that is to be scored."
+        )
+    return labels
+
+
 def _partners(path, others):
     stem = _prediction_stem(path)
     rules = (
@@ -313,7 +334,7 @@ def _number(stem):
     return str(int(key)) if key.isdecimal() else key
 
 
-def _shared_names(paths):
+def shared_names(paths):
     """Returns a short name for each file; the whole one where short ones collide."""
     keys = [re.match(r"(\D*\d+[A-Za-z]*)?", _prediction_stem(p)).group() for p in paths]
     if len(set(keys)) < len(paths) or not all(keys):
@@ -321,7 +342,8 @@ def _shared_names(paths):
     return dict(zip(paths, keys, strict=True))
 
 
-def _list_predictions(folder):
+def find_predictions(folder):
+    """Returns the maps in a folder: those named `<name>_prob`, or else all pictures."""
     paths = list_images(folder)
     maps = [path for path in paths if image_stem(path).endswith("_prob")]
     return maps or paths
@@ -332,7 +354,7 @@ def _names(paths):
     return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
 
 
-def _read_label(path):
+def read_label(path):
     """Reads a truth, and refuses the photograph that lies beside it."""
     gray = read_gray(path)
     full = np.iinfo(gray.dtype).max
@@ -346,7 +368,8 @@ def _read_label(path):
     return read_mask(path)
 
 
-def _check_protocol(region, pooling, threshold):
+def check_protocol(region, pooling, threshold):
+    """Raises InputError unless there is such a region, pooling and threshold."""
     if region not in REGIONS:
         raise InputError(f"Region {region!r} is unknown: use fov or frame.")
     if pooling not in POOLINGS:

@@ -103,7 +103,7 @@ def training_curves(csv_path, out_png):
         InputError: the file is missing, has no such columns, no rows, or a cell that
             is no number; or the picture cannot be written.
     """
-    columns = _read_columns(csv_path)
+    columns = read_log(csv_path)
     rows = 1 + ("learning_rate" in columns)
     figure = _figure(6.4, 2.4 + 1.6 * rows)
     heights = {"height_ratios": [2.2, 1][:rows]}
@@ -185,8 +185,19 @@ def _same_size(**arrays):
         )
 
 
-def _read_columns(csv_path):
-    """Returns the known columns of a training log as lists of numbers."""
+def read_log(csv_path):
+    """Returns the known columns of a training log as lists of numbers.
+
+    Args:
+        csv_path: as in `training_curves`.
+
+    Returns:
+        Dict from epoch, loss, val_loss and learning_rate, as far as they are there,
+        to lists of floats; NaN where a cell is empty.
+
+    Raises:
+        InputError: as `training_curves`.
+    """
     path = Path(csv_path)
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -1,25 +1,31 @@
 """One real epoch of every network on DRIVE crops: does each one train, at what cost?
 
     python benchmarks/one_epoch.py --data-dir DRIVE [--models sa_unet rsan ...]
+    python benchmarks/one_epoch.py --table > docs/networks.md
 
 Each network runs in a process of its own: 20 steps of 4 random views of 128x128 from
 the 20 training images, Adam 1e-3, binary cross-entropy, float32. Appends a row to
 `benchmarks/results/one_epoch.csv`: median seconds a step (the first, which compiles,
 left out), the process's peak memory, and the loss of the first batch in training mode
-before and after the epoch.
+before and after the epoch. `--table` measures nothing: it renders that file, and the
+facts of the registry, as a page.
 """
 
 import argparse
 import csv
 import json
+import os
 import resource
+import runpy
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "one_epoch.csv"
+FACTS = Path(__file__).parents[1] / "saunet" / "models" / "facts.py"
 CROP, BATCH, STEPS = 128, 4, 20
 
 
@@ -63,13 +69,61 @@ def measure(name, data_dir):
     }
 
 
+PAGE = """\
+# The networks, and one epoch of each
+
+Each network's parameters, its GFLOPs for one image of 592x592 (a multiply-add is 2, as
+keras-flops counts), and what one real epoch on DRIVE's training images costs and does:
+{steps} steps on {batch} random views, Adam 1e-3, binary cross-entropy, float32,
+the same seed and so the same views for all. Time is the median step, the first left
+out; memory is the peak of the whole process, Python and TensorFlow included; loss is
+the first batch's in training mode, dropout on, before and after. One epoch shows that a
+network trains, not how good it becomes: no column here ranks them by quality.
+
+Measured once, {date}, on {device}: keras {keras}, {backend}, commit {commit}.
+
+| key | parameters | GFLOPs | s/step | peak MiB | loss before | loss after |
+|---|---:|---:|---:|---:|---:|---:|
+{rows}
+
+Rendered by `python benchmarks/one_epoch.py --table` from
+`benchmarks/results/one_epoch.csv` and `saunet/models/facts.py`: edit those, not this.
+"""
+
+
+def page():
+    """Returns `docs/networks.md`: the last row measured of each network, and facts."""
+    facts = runpy.run_path(FACTS)["FACTS"]  # by itself: needs no Keras
+    with RESULTS.open(newline="") as file:
+        measured = {row["model"]: row for row in csv.DictReader(file)}
+    rows = [
+        f"| `{name}` | {facts[name].total:,} | {facts[name].gflops:,.3f} "
+        f"| {float(row['seconds_per_step']):.3f} | {int(row['peak_mib']):,} "
+        f"| {float(row['loss_before']):.4f} | {float(row['loss_after']):.4f} |"
+        for name in facts
+        for row in [measured[name]]
+    ]
+    common = {
+        key: "; ".join(sorted({row[key] for row in measured.values()}))
+        for key in "steps batch date device keras backend commit".split()
+    }
+    return PAGE.format(**common, rows="\n".join(rows))
+
+
 def main():
     """Measures each network in its own process, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data-dir", required=True, help="folder of DRIVE")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data-dir", help="folder of DRIVE")
+    what.add_argument(
+        "--table", action="store_true", help="print docs/networks.md, measure nothing"
+    )
     parser.add_argument("--models", nargs="*", help="default: all")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.table:
+        print(page(), end="")
+        return
     if args.one:
         print(json.dumps(measure(args.one, args.data_dir)))
         return
@@ -78,7 +132,9 @@ def main():
     RESULTS.parent.mkdir(exist_ok=True)
     for name in args.models or MODELS:
         command = [sys.executable, __file__, "--data-dir", args.data_dir, "--one", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{name}:\n{done.stderr}")
         row = json.loads(done.stdout.splitlines()[-1])
         new = not RESULTS.exists()
         with RESULTS.open("a", newline="") as file:

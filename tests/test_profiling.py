@@ -1,13 +1,19 @@
 """Parameters and FLOPs: against the papers, TensorFlow's profiler, and by hand."""
 
+import csv
+import runpy
+from pathlib import Path
+
 import keras
 import pytest
 from keras import layers
 
 from saunet.errors import InputError
 from saunet.layers import CrossScaleSpatialAttention, DropBlock2D, SpatialAttention
-from saunet.models import build_model
+from saunet.models import MODELS, build_model
 from saunet.profiling import count_flops, count_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def one_layer(layer, channels=4):
@@ -60,6 +66,8 @@ def test_gflops_are_the_published_ones(name, options, gflops):
         layers.Conv2D(5, 3, activation="silu"),
         layers.Conv2DTranspose(5, 3, strides=2, padding="same"),
         layers.Conv2DTranspose(5, 2, strides=2, use_bias=False),
+        layers.DepthwiseConv2D(3, padding="same"),
+        layers.DepthwiseConv2D(7, depth_multiplier=2, use_bias=False),
         layers.MaxPooling2D(2),
         layers.MaxPooling2D(3, strides=2, padding="same"),
         layers.GlobalAveragePooling2D(),
@@ -158,3 +166,29 @@ def test_parameters_are_counted_without_random_states(seed):
     model = keras.Model(inputs, layers.BatchNormalization()(x))  # 8 + 8
     counts = {"total": 128, "trainable": 120, "non_trainable": 8}
     assert count_parameters(model) == counts
+
+
+def test_a_depthwise_convolution_by_hand():
+    layer = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)
+    # 15 pixels of 4 * 2 channels, each 9 multiply-adds of one channel and a bias
+    assert count_flops(one_layer(layer), (3, 5, 4)) == 15 * 8 * (2 * 9 + 1)
+
+
+@pytest.fixture(scope="module")
+def one_epoch():
+    return runpy.run_path(str(ROOT / "benchmarks" / "one_epoch.py"))
+
+
+def test_the_page_of_networks_is_rendered_from_the_measurements(one_epoch):
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert page == one_epoch["page"](), (
+        "run: python benchmarks/one_epoch.py --table > docs/networks.md"
+    )
+
+
+def test_every_network_was_measured_and_its_loss_fell(one_epoch):
+    with one_epoch["RESULTS"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == list(MODELS)
+    for row in rows:
+        assert 0 < float(row["loss_after"]) < float(row["loss_before"]), row["model"]

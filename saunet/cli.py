@@ -117,7 +117,7 @@ def predict(args):
     from saunet.inference import load_segmenter, predict_files
 
     result = predict_files(
-        load_segmenter(args.weights, args.model),
+        load_segmenter(args.weights, args.model, **_engine(args)),
         args.inputs,
         args.out,
         threshold=args.threshold,
@@ -146,6 +146,21 @@ def convert(args):
     print(f"{args.out} written, {args.format} format")
 
 
+def export(args):
+    """Write a network for other programs: ONNX, OpenVINO, LiteRT, SavedModel."""
+    _load_framework()
+    from saunet.inference import export_segmenter, load_segmenter
+
+    segmenter = load_segmenter(args.weights, args.model, engine="keras")
+    difference = export_segmenter(
+        segmenter, args.out, args.format, calibration=args.int8
+    )
+    checked = "not checked: what runs it is not installed"
+    if difference is not None:
+        checked = f"at most {difference:.1g} from Keras on a drawn photograph"
+    print(f"{args.out} written, {args.format} format; {checked}")
+
+
 def evaluate(args):
     """Score weights on a dataset's images."""
     _load_framework()
@@ -154,7 +169,7 @@ def evaluate(args):
     from saunet import evaluation
     from saunet.inference import load_segmenter
 
-    segmenter = load_segmenter(args.weights, args.model)
+    segmenter = load_segmenter(args.weights, args.model, **_engine(args))
     samples = _samples(args, args.split)
     shown = track(
         samples, "segmenting", console=_stderr(), disable=not _show_progress(args)
@@ -185,6 +200,41 @@ def score(args):
         threshold=args.threshold,
     )
     _print_scores(result, args.predictions, args.json)
+
+
+def report(args):
+    """Write one HTML page about a training run or a folder of vessel maps."""
+    from saunet.report import check_out, is_run, maps_page, run_page, write_page
+
+    run = is_run(args.folder)
+    out = check_out(args.out or Path(args.folder) / "report.html")
+    protocol = {key: getattr(args, key) for key in ("region", "pooling", "threshold")}
+    if run:
+        _refuse(args, ("truth", "fov", "images"), "is a training run: use --dataset")
+        if args.dataset is None:
+            _refuse(args, ("data_dir", "fold"), "is not scored: add --dataset")
+        samples = None
+        if args.dataset is not None:
+            _load_framework()
+            samples = _samples(args, args.split)
+        html = run_page(
+            args.folder,
+            samples,
+            about=f"{args.dataset}, {args.split}",
+            **protocol,
+            progress=_show_progress(args),
+        )
+    else:
+        _refuse(args, ("dataset", "data_dir", "fold"), "holds maps: use --truth")
+        html = maps_page(
+            args.folder,
+            truth=args.truth,
+            fov=args.fov,
+            images=args.images,
+            **protocol,
+        )
+    size = write_page(html, out)
+    print(f"{out} written, {size / 1e6:.1f} MB")
 
 
 def demo(args):
@@ -288,6 +338,7 @@ def _parser():
     sub = verb(predict)
     sub.add_argument("inputs", nargs="+", metavar="IMAGE_OR_FOLDER")
     _weights_options(sub)
+    _engine_options(sub)
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument(
         "--tta",
@@ -299,13 +350,9 @@ def _parser():
 
     sub = verb(evaluate)
     _weights_options(sub)
+    _engine_options(sub)
     _dataset_options(sub)
-    sub.add_argument(
-        "--split",
-        choices=("test", "train", "all"),
-        default="test",
-        help="default: test",
-    )
+    _split_option(sub)
     _protocol_options(sub)
     sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
     _quiet_option(sub)
@@ -320,6 +367,22 @@ def _parser():
         "--threshold", type=float, metavar="T", default=0.5, help="default: 0.5"
     )
     _json_option(sub)
+
+    sub = verb(report)
+    sub.add_argument("folder", metavar="RUN_OR_FOLDER")
+    sub.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+    maps = sub.add_argument_group("a folder of vessel maps")
+    maps.add_argument("--truth", metavar="DIR", help="labels to score the maps by")
+    maps.add_argument("--fov", metavar="DIR", help="masks of the field of view")
+    maps.add_argument("--images", metavar="DIR", help="the photographs, to show them")
+    _dataset_options(sub.add_argument_group("a training run"), required=False)
+    _split_option(sub)
+    _protocol_options(sub)
+    sub.set_defaults(region=None)  # fov wherever there are masks
+    sub.add_argument(
+        "--threshold", type=float, metavar="T", default=0.5, help="default: 0.5"
+    )
+    _quiet_option(sub)
 
     sub = verb(doctor)
     _dataset_options(sub, fold=False)
@@ -337,6 +400,21 @@ def _parser():
         default="keras",
         help="Keras 3 .weights.h5 (keras), or the .h5 of Keras 2 (legacy)",
     )
+    sub = verb(export)
+    _weights_options(sub)
+    sub.add_argument("--out", required=True, metavar="PATH")
+    sub.add_argument(
+        "--format",
+        choices=("onnx", "openvino", "litert", "saved_model"),
+        default="onnx",
+        help=".onnx (default), .xml and .bin, .tflite, or a folder",
+    )
+    sub.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="IMAGE_OR_FOLDER",
+        help="onnx: convolve 8-bit integers, scaled on some eight training images",
+    )
     return parser
 
 
@@ -349,14 +427,43 @@ def _weights_options(sub):
         "--weights",
         required=True,
         metavar="NAME_OR_H5",
-        help="a shipped weight's name, a folder with card.json, or an .h5 file",
+        help="a shipped name, a folder with card.json, an .h5 or exported .onnx file",
     )
     sub.add_argument("--model", help="the network that an .h5 file belongs to")
 
 
-def _dataset_options(sub, *, fold=True):
+def _engine_options(sub):
     sub.add_argument(
-        "--dataset", required=True, help="drive, chase_db1, stare, synthetic"
+        "--engine",
+        choices=("auto", "keras", "openvino", "onnxruntime"),
+        default="auto",
+        help="what computes (default: the fastest that is installed)",
+    )
+    sub.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16 needs openvino (default: float32)",
+    )
+    sub.add_argument("--threads", type=_positive, metavar="N", help="default: all")
+
+
+def _engine(args):
+    return {name: getattr(args, name) for name in ("engine", "precision", "threads")}
+
+
+def _split_option(sub):
+    sub.add_argument(
+        "--split",
+        choices=("test", "train", "all"),
+        default="test",
+        help="default: test",
+    )
+
+
+def _dataset_options(sub, *, fold=True, required=True):
+    sub.add_argument(
+        "--dataset", required=required, help="drive, chase_db1, stare, synthetic"
     )
     sub.add_argument("--data-dir", metavar="DIR", help="where it was unpacked")
     if fold:
@@ -428,6 +535,16 @@ def _lookup(kind, name, known):
             f"unknown {kind} {name!r}: {hint}known are {', '.join(sorted(known))}"
         )
     return known[name] if isinstance(known, dict) else name
+
+
+def _refuse(args, names, reason):
+    """Raises InputError where an option was given that the folder has no use for."""
+    for name in names:
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--{option} {getattr(args, name)}: {args.folder} {reason}"
+            )
 
 
 def _samples(args, split):

@@ -1,5 +1,6 @@
 """From a fundus photograph of any size to its vessel map, and from files to files."""
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -18,7 +19,17 @@ from saunet.data.images import (
     write_png,
 )
 from saunet.data.padding import pad, padded_size, unpad
+from saunet.data.synthetic import synthetic_fundus
+from saunet.engines import (
+    METADATA,
+    KerasEngine,
+    check_engine,
+    make_engine,
+    open_exported,
+    read_metadata,
+)
 from saunet.errors import InputError
+from saunet.export import export
 from saunet.models import build_model, list_models
 
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
@@ -42,12 +53,28 @@ class Segmenter:
             `saunet.data.padding`; weights are tied to the padding they were
             trained with.
         name: shown in tables; the model's name by default.
+        engine: "auto" (the fastest that is installed), "keras", "openvino" or
+            "onnxruntime"; or an engine of `saunet.engines`, and then `model` may be
+            `None`. It is made by the first prediction, with the weights of then.
+        precision: "float32", or "bfloat16" (OpenVINO).
+        threads: CPU threads of OpenVINO and ONNX Runtime; their choice by default.
 
     Raises:
-        InputError: the threshold or the padding makes no sense.
+        InputError: the threshold or the padding makes no sense, or there is no such
+            engine or precision.
     """
 
-    def __init__(self, model, *, threshold=0.5, padding=None, name=None):
+    def __init__(
+        self,
+        model,
+        *,
+        threshold=0.5,
+        padding=None,
+        name=None,
+        engine="auto",
+        precision="float32",
+        threads=None,
+    ):
         padding = dict(PADDING if padding is None else padding)
         if set(padding) != set(PADDING):
             raise InputError(
@@ -57,6 +84,21 @@ class Segmenter:
         self.threshold = checked_threshold(threshold)
         self.padding = padding
         self.name = model.name if name is None else name
+        self._engine = None
+        if isinstance(engine, str):
+            check_engine(engine, precision)
+            self._make_engine = lambda: make_engine(
+                model, engine, precision=precision, threads=threads
+            )
+        else:
+            self._make_engine = lambda: engine
+
+    @property
+    def engine(self):
+        """What computes: an engine of `saunet.engines`, made when first asked for."""
+        if self._engine is None:
+            self._engine = self._make_engine()
+        return self._engine
 
     def predict(self, image, *, views=1):
         """Returns the vessel probability of every pixel.
@@ -92,14 +134,16 @@ class Segmenter:
         """Returns (H, W) uint8: 1 where the probability is above the threshold."""
         return (self.predict(image, views=views) > self.threshold).astype(np.uint8)
 
+    def prepare(self, image):
+        """Returns what the network sees of an image: (1, H, W, 3) float32, padded."""
+        image = np.asarray(image)
+        _check_shape(image)
+        full = self._padded_size(image)  # before the copies that follow
+        return pad(_unit_range(image), full, self.padding["placement"])[np.newaxis]
+
     def _run(self, image):
-        full = self._padded_size(image)
-        padded = pad(image, full, self.padding["placement"])
-        # Measured on 2 CPU cores, sa_unet_v2 at 592x592: 0.17 s, where `model(x)`
-        # takes 0.32 s and `model.predict` 0.33 s. Keras compiles it once, and once
-        # more with free height and width when a second size comes.
-        probability = self.model.predict_on_batch(padded[np.newaxis])
-        vessels = np.asarray(probability, np.float32)[0, ..., 0]
+        padded = self.prepare(image)
+        vessels = self.engine(padded)[0, ..., 0]
         vessels = unpad(vessels, image.shape[:2], self.padding["placement"])
         return np.ascontiguousarray(vessels)
 
@@ -152,12 +196,13 @@ def _unit_range(image):
     return image.astype(np.float32)
 
 
-def load_pretrained(name_or_folder):
+def load_pretrained(name_or_folder, **engine):
     """Returns the `Segmenter` of a shipped weight or of a folder with a card.
 
     Args:
         name_or_folder: such as "sa_unet_v2_drive", or the path of a folder that
             holds `card.json` and the weights it names.
+        **engine: `engine`, `precision` and `threads` of `Segmenter`.
 
     Raises:
         InputError: no such weights, or the file is not the one the card describes.
@@ -171,21 +216,26 @@ def load_pretrained(name_or_folder):
         threshold=card["threshold"]["value"],
         padding=card["preprocessing"]["padding"],
         name=card["name"],
+        **engine,
     )
 
 
-def load_segmenter(name_or_h5, model=None):
-    """Returns the `Segmenter` of a shipped name, a card's folder, or an .h5 file.
+def load_segmenter(name_or_file, model=None, **engine):
+    """Returns the `Segmenter` of a shipped name, a card's folder, or a file.
 
     Args:
-        name_or_h5: what the command line calls NAME_OR_H5.
+        name_or_file: what the command line calls NAME_OR_H5; also an `.onnx` that
+            `saunet export` wrote.
         model: the network's key; needed for an .h5 file, which does not say, and
-            refused where the card says otherwise.
+            refused where the card or the `.onnx` says otherwise.
+        **engine: `engine`, `precision` and `threads` of `Segmenter`.
 
     Raises:
         InputError: nothing there, or `model` is missing, unknown or another one.
     """
-    path = Path(name_or_h5)
+    path = Path(name_or_file)
+    if path.suffix == ".onnx":
+        return _load_onnx(path, model, **engine)
     if path.suffix.lower() in (".h5", ".hdf5") or path.is_file():
         if not path.is_file():
             raise InputError(f"{path}: no such file; expected the weights of a network")
@@ -196,13 +246,79 @@ def load_segmenter(name_or_h5, model=None):
             )
         network = build_model(model)
         weights.load_weights(network, path)
-        return Segmenter(network, name=f"{model} ({path.name})")
-    card = weights.read_card(weights.find_pretrained(name_or_h5))
+        return Segmenter(network, name=f"{model} ({path.name})", **engine)
+    card = weights.read_card(weights.find_pretrained(name_or_file))
     if model not in (None, card["model"]):
         raise InputError(
-            f"{name_or_h5} holds a {card['model']}, not a {model}: leave --model out"
+            f"{name_or_file} holds a {card['model']}, not a {model}: leave --model out"
         )
-    return load_pretrained(name_or_h5)
+    return load_pretrained(name_or_file, **engine)
+
+
+def _load_onnx(path, model, engine="auto", precision="float32", threads=None):
+    runner = open_exported(path, engine, precision=precision, threads=threads)
+    about = read_metadata(path)
+    if about is None:
+        raise InputError(
+            f"{path} does not say how its images were padded: expected a file written "
+            f"by `saunet export`"
+        )
+    if model not in (None, about["model"]):
+        raise InputError(
+            f"{path} holds a {about['model']}, not a {model}: leave --model out"
+        )
+    return Segmenter(
+        None,
+        threshold=about["threshold"],
+        padding=about["padding"],
+        name=about["name"],
+        engine=runner,
+    )
+
+
+def export_segmenter(segmenter, path, file_format, *, calibration=None):
+    """Writes a segmenter's network for other programs; see `saunet.export.export`.
+
+    An ONNX file also says the network's key, threshold and padding, so that
+    `load_segmenter` needs nothing else.
+
+    Args:
+        segmenter: a `Segmenter` of a `keras.Model`.
+        path: where to.
+        file_format: "onnx", "openvino", "litert" or "saved_model".
+        calibration: paths of photographs and of folders of them; given these, an
+            ONNX file computes its convolutions in 8-bit integers.
+
+    Returns:
+        The largest difference from Keras on a drawn photograph, in [0, 1], or `None`
+        where nothing that runs the file is installed.
+    """
+    if segmenter.model is None:
+        raise InputError(f"{segmenter.name} is an exported network already")
+    batches = None
+    if calibration is not None:
+        batches = [
+            segmenter.prepare(read_image(p)) for p in find_images(calibration)[0]
+        ]
+    about = {
+        "name": segmenter.name,
+        "model": segmenter.model.name,
+        "threshold": segmenter.threshold,
+        "padding": segmenter.padding,
+    }
+    export(
+        segmenter.model,
+        path,
+        file_format,
+        properties={METADATA: json.dumps(about)},
+        calibration=batches,
+    )
+    try:
+        engine = open_exported(path)
+    except InputError:
+        return None
+    batch = segmenter.prepare(synthetic_fundus(0).image)
+    return float(np.abs(engine(batch) - KerasEngine(segmenter.model)(batch)).max())
 
 
 def find_images(inputs):

@@ -38,7 +38,7 @@ def segmenter(h5):
 def predict(capsys, monkeypatch, tmp_path, h5, segmenter):
     """Returns a function: inputs -> (status, stdout, lines of stderr)."""
     # Built and compiled once; `test_weights_that_do_not_fit` loads each time.
-    monkeypatch.setattr(inference, "load_segmenter", lambda *names: segmenter)
+    monkeypatch.setattr(inference, "load_segmenter", lambda *names, **engine: segmenter)
 
     def run(*inputs, out=tmp_path / "out", options=()):
         argv = ["predict", *inputs, "--weights", h5, "--model", "sa_unet_v2"]

@@ -142,7 +142,9 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
     import saunet.inference
 
     seen = {}
-    monkeypatch.setattr(saunet.inference, "load_segmenter", lambda *names: names)
+    monkeypatch.setattr(
+        saunet.inference, "load_segmenter", lambda *names, **engine: (*names, engine)
+    )
     monkeypatch.setattr(
         saunet.inference,
         "predict_files",
@@ -153,7 +155,11 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
     )
     run(capsys, "predict", "a", "b", "--weights", "w", "--out", "o")
     assert seen == {
-        "args": (("w", None), ["a", "b"], "o"),
+        "args": (
+            ("w", None, {"engine": "auto", "precision": "float32", "threads": None}),
+            ["a", "b"],
+            "o",
+        ),
         "threshold": None,
         "views": 1,
         "progress": False,

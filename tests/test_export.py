@@ -1,0 +1,275 @@
+"""Exported networks compute what Keras computes, without this package."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from helpers import fill_weights, generator
+from keras import layers
+
+from saunet.data.synthetic import synthetic_fundus
+from saunet.engines import METADATA, KerasEngine, open_exported, read_metadata
+from saunet.errors import InputError
+from saunet.export import FORMATS, export, to_onnx
+from saunet.inference import Segmenter, export_segmenter, load_segmenter
+from saunet.layers import ConvOffset2D
+from saunet.models import MODELS, build_model
+
+onnxruntime = pytest.importorskip("onnxruntime")
+openvino = pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def v2():
+    model = build_model("sa_unet_v2")
+    fill_weights(model)
+    return model
+
+
+def picture(n, height, width):
+    return generator("export", height, width).random((n, height, width, 3), "float32")
+
+
+def on_onnx_runtime(proto, batch):
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    return session.run(None, {"image": batch})[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_computes_what_keras_computes(name):
+    model = build_model(name)
+    fill_weights(model)
+    proto = to_onnx(model)
+    # Not square, and not the multiple of 32 that hides a wrong window or padding.
+    batch = picture(2, 48, 80)
+    expected = KerasEngine(model)(batch)
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(on_onnx_runtime(proto, batch), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dunet", "ag_net", "cmp_unet", "sa_unet_v2"])
+def test_openvino_reads_the_onnx_graph(name):
+    # The networks whose layers the engines take apart in different ways.
+    model = build_model(name)
+    fill_weights(model)
+    core = openvino.Core()
+    graph = core.read_model(to_onnx(model).SerializeToString())
+    network = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    batch = picture(2, 48, 80)
+    np.testing.assert_allclose(network(batch)[0], KerasEngine(model)(batch), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["paired", "reference"])
+@pytest.mark.parametrize("size", [(6, 9), (1, 4), (5, 1)])
+def test_offsets_beyond_the_map_and_maps_of_one_row(layout, size):
+    inputs = keras.Input((None, None, 2))
+    layer = ConvOffset2D(layout)
+    model = keras.Model(inputs, layer(inputs))
+    layer.kernel.assign(generator("offsets").normal(0, 2, layer.kernel.shape))
+    batch = generator("map", *size).random((3, *size, 2), "float32")
+    np.testing.assert_allclose(
+        on_onnx_runtime(to_onnx(model), batch), np.asarray(model(batch)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.UpSampling2D((2, 3)),
+        layers.UpSampling2D(2, interpolation="bilinear"),
+        layers.Cropping2D(((1, 0), (2, 3))),
+        layers.Conv2D(4, (3, 2), padding="same", dilation_rate=2, activation="silu"),
+        layers.Conv2D(4, 3, padding="valid", groups=2),
+        layers.Conv2D(4, 2, strides=2, padding="same"),
+        layers.Conv2DTranspose(3, 3, strides=2, padding="same", activation="relu"),
+        layers.Conv2DTranspose(3, 2, strides=2),
+        layers.DepthwiseConv2D((1, 5), padding="same", depth_multiplier=2),
+        layers.AveragePooling2D(2, strides=4),
+        layers.MaxPooling2D(2),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_each_stock_layer(layer):
+    inputs = keras.Input((None, None, 4))
+    model = keras.Model(inputs, layer(inputs))
+    fill_weights(model)
+    batch = generator("layer").random((2, 16, 24, 4), "float32")
+    np.testing.assert_allclose(
+        on_onnx_runtime(to_onnx(model), batch), np.asarray(model(batch)), atol=1e-5
+    )
+
+
+def test_weights_and_nodes_keep_the_names_of_the_layers(v2):
+    graph = to_onnx(v2).graph
+    assert any(node.name.startswith("down1_a_conv/Conv") for node in graph.node)
+    assert v2.get_layer("up0_b_conv").kernel.path in {w.name for w in graph.initializer}
+    assert [node.name for node in graph.node] == list(
+        dict.fromkeys(node.name for node in graph.node)
+    )
+
+
+def test_an_unknown_layer_is_named():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.LayerNormalization(name="odd")(inputs))
+    with pytest.raises(InputError, match="'odd', a LayerNormalization, cannot be"):
+        to_onnx(model)
+    tanh = keras.Model(inputs, layers.Conv2D(1, 1, activation="tanh", name="c")(inputs))
+    with pytest.raises(InputError, match="activation 'tanh' of 'c'"):
+        to_onnx(tanh)
+
+
+def test_five_outputs_are_refused():
+    with pytest.raises(InputError, match="5 outputs"):
+        to_onnx(build_model("ag_net", outputs="all"))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_format_takes_any_size(tmp_path, v2, file_format):
+    if file_format == "litert":
+        pytest.importorskip("ai_edge_litert")
+    path = tmp_path / f"network{FORMATS[file_format]}"
+    export(v2, path, file_format)
+    engine = open_exported(path)
+    for size in ((1, 32, 48), (2, 64, 32)):
+        batch = picture(*size)
+        np.testing.assert_allclose(engine(batch), KerasEngine(v2)(batch), atol=1e-4)
+    expected = {path.name} | ({"network.bin"} if file_format == "openvino" else set())
+    assert {p.name for p in tmp_path.iterdir()} == expected
+
+
+def test_an_onnx_file_needs_nothing_of_ours(tmp_path, v2):
+    export(v2, tmp_path / "v2.onnx", "onnx")
+    np.save(tmp_path / "batch.npy", picture(1, 32, 32))
+    code = """if True:
+        import sys
+        sys.modules.update(saunet=None, keras=None, tensorflow=None)
+        import numpy, onnxruntime
+        session = onnxruntime.InferenceSession("v2.onnx")
+        image = numpy.load("batch.npy")
+        numpy.save("vessels.npy", session.run(["vessels"], {"image": image})[0])
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    expected = np.asarray(v2(picture(1, 32, 32)))
+    np.testing.assert_allclose(np.load(tmp_path / "vessels.npy"), expected, atol=1e-4)
+
+
+def test_a_saved_model_needs_nothing_of_ours(tmp_path, v2):
+    export(v2, tmp_path / "v2", "saved_model")
+    np.save(tmp_path / "batch.npy", picture(1, 32, 32))
+    code = """if True:
+        import sys
+        sys.modules.update(saunet=None, keras=None)
+        import numpy, tensorflow
+        model = tensorflow.saved_model.load("v2")
+        numpy.save("vessels.npy", model.serve(numpy.load("batch.npy")).numpy())
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    expected = np.asarray(v2(picture(1, 32, 32)))
+    np.testing.assert_allclose(np.load(tmp_path / "vessels.npy"), expected, atol=1e-5)
+
+
+def test_a_segmenter_comes_back_from_its_onnx_file(tmp_path, v2):
+    padding = {"placement": "bottom_right", "multiple": 8, "square": False}
+    segmenter = Segmenter(v2, threshold=0.3, padding=padding, name="mine")
+    path = tmp_path / "mine.onnx"
+    assert export_segmenter(segmenter, path, "onnx") < 1e-4
+    assert read_metadata(path)["model"] == "sa_unet_v2"
+    back = load_segmenter(path)
+    assert (back.name, back.threshold, back.padding) == ("mine", 0.3, padding)
+    image = synthetic_fundus(1).image[:60, :75]
+    np.testing.assert_allclose(back.predict(image), segmenter.predict(image), atol=1e-4)
+    with pytest.raises(InputError, match="holds a sa_unet_v2, not a rsan"):
+        load_segmenter(path, "rsan")
+    with pytest.raises(InputError, match="exported network already"):
+        export_segmenter(back, tmp_path / "again.onnx", "onnx")
+
+
+def test_a_foreign_onnx_file_does_not_say_its_padding(tmp_path, v2):
+    export(v2, tmp_path / "bare.onnx", "onnx", properties={"other": "words"})
+    with pytest.raises(InputError, match="does not say how its images were padded"):
+        load_segmenter(tmp_path / "bare.onnx")
+
+
+def test_integers_stay_near_floats_and_keep_the_metadata(tmp_path, v2):
+    batches = [picture(1, 64, 64) for _ in range(2)]
+    path = tmp_path / "int8.onnx"
+    export(v2, path, "onnx", properties={METADATA: "{}"}, calibration=batches)
+    assert read_metadata(path) == {}
+    expected, ours = KerasEngine(v2)(batches[0]), open_exported(path)(batches[0])
+    assert 0 < np.abs(ours - expected).mean() < 0.02
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.count("QuantizeLinear") >= kinds.count("Conv") > 10
+
+
+@pytest.mark.parametrize(
+    ("path", "file_format", "message"),
+    [
+        ("a.onnx", "flax", "format 'flax': expected onnx, openvino"),
+        ("a.tflite", "onnx", "expected .onnx for onnx"),
+        ("a.h5", "saved_model", "expected a folder's name"),
+        ("nowhere/a.onnx", "onnx", "is not a folder: make it"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(tmp_path, v2, path, file_format, message):
+    with pytest.raises(InputError, match=message):
+        export(v2, tmp_path / path, file_format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_saved_is_lost(tmp_path, v2, monkeypatch):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="exists: give the name of a new folder"):
+        export(v2, tmp_path / "there", "saved_model")
+    (tmp_path / "net.xml").write_text("old")
+    (tmp_path / "net.bin").write_text("old")
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(OSError, match="No space"):
+        export(v2, tmp_path / "net.xml", "openvino")
+    assert (tmp_path / "net.xml").read_text() == "old"
+    assert (tmp_path / "net.bin").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.tflite"])
+def test_a_damaged_file_is_one_line(tmp_path, name):
+    if name == "a.tflite":
+        pytest.importorskip("ai_edge_litert")
+    with pytest.raises(InputError, match="expected an exported network"):
+        open_exported(tmp_path / name)
+    (tmp_path / name).write_bytes(b"not a network")
+    with pytest.raises(InputError, match="cannot be read as") as caught:
+        open_exported(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.data
+def test_formats_and_engines_on_a_real_photograph(tmp_path, shared):
+    from saunet.data.datasets import load_dataset
+    from saunet.evaluation import evaluate
+    from saunet.inference import load_pretrained
+
+    samples = load_dataset("drive", shared("data/DRIVE"), "test")[:1]
+    segmenter = load_pretrained("sa_unet_v2_drive", engine="keras")
+
+    def f1(run):
+        maps = [run.predict(samples[0].image)]
+        return evaluate(maps, samples, region="frame", pooling="pooled")["f1"]
+
+    expected = segmenter.predict(samples[0].image)
+    for file_format, suffix in FORMATS.items():
+        path = tmp_path / f"v2{suffix}"
+        export_segmenter(segmenter, path, file_format)
+        exported = Segmenter(None, name="exported", engine=open_exported(path))
+        difference = np.abs(exported.predict(samples[0].image) - expected).max()
+        assert difference < (5e-3 if file_format == "litert" else 1e-4)
+        assert round(f1(exported), 4) == pytest.approx(
+            round(f1(segmenter), 4), abs=1e-4
+        )

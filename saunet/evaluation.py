@@ -57,9 +57,7 @@ def evaluate(probabilities, samples, *, region, pooling, threshold=0.5):
         InputError: a sample has no labels (DRIVE's test part as downloaded today),
             or as `summarise`.
     """
-    unlabelled = [sample.name for sample in samples if sample.vessels is None]
-    if unlabelled:
-        raise InputError(f"No labels for {', '.join(unlabelled)}: {NO_TEST_LABELS}.")
+    check_labelled(samples)
     return summarise(
         (
             (sample.name, probability, sample.vessels, sample.fov)
@@ -366,6 +364,13 @@ def read_label(path):
             "expected a label: give a folder that holds the labels alone."
         )
     return read_mask(path)
+
+
+def check_labelled(samples):
+    """Raises InputError unless each of the samples has its vessels."""
+    unlabelled = [sample.name for sample in samples if sample.vessels is None]
+    if unlabelled:
+        raise InputError(f"No labels for {', '.join(unlabelled)}: {NO_TEST_LABELS}.")
 
 
 def check_protocol(region, pooling, threshold):

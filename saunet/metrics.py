@@ -11,6 +11,9 @@ import numpy as np
 from skimage.morphology import skeletonize
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+LEVELS = 65536  # the steps of a 16-bit picture, at which curves count probabilities
+BINS = 10  # of a calibration
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -166,3 +169,94 @@ def cldice(counts):
     if precision == sensitivity == 0:
         return 0.0
     return 2 * precision * sensitivity / (precision + sensitivity)
+
+
+def count_levels(pairs):
+    """Counts probabilities by class at the 65536 steps of a 16-bit picture.
+
+    Curves and calibration of any number of images follow from it.
+
+    Args:
+        pairs: iterable of (probability, truth), arrays of one shape each.
+
+    Returns:
+        `(2, 65536)` int64: the background's pixels and the vessels' at each step.
+    """
+    counts = np.zeros((2, LEVELS), np.int64)
+    for probability, truth in pairs:
+        level = np.rint(np.ravel(probability) * np.float64(LEVELS - 1)).astype(np.int64)
+        vessel = np.ravel(truth).astype(bool)
+        counts[0] += np.bincount(level[~vessel], minlength=LEVELS)
+        counts[1] += np.bincount(level[vessel], minlength=LEVELS)
+    return counts
+
+
+def roc_curve(levels):
+    """Returns `(N, 2)` floats: 1 - specificity, sensitivity, from (0, 0) to (1, 1).
+
+    Args:
+        levels: as `count_levels` returns them, with both classes.
+    """
+    negative, positive = _at_or_above(levels)
+    points = np.stack([negative / negative[-1], positive / positive[-1]], axis=1)
+    return np.concatenate([[[0.0, 0.0]], points])
+
+
+def pr_curve(levels):
+    """Returns `(N, 2)` floats: recall, precision, as the steps of average precision.
+
+    Args:
+        levels: as `count_levels` returns them, with both classes.
+    """
+    negative, positive = _at_or_above(levels)
+    recall, precision = positive / positive[-1], positive / (positive + negative)
+    before = np.concatenate([[0.0], recall[:-1]])
+    # Up or down to the new precision, then along to the new recall.
+    steps = [np.stack([x, precision], axis=1) for x in (before, recall)]
+    return np.stack(steps, axis=1).reshape(-1, 2)
+
+
+def _at_or_above(levels):
+    """Returns the counts at or above each step that occurs, from the highest down."""
+    occurring = levels[:, levels.any(axis=0)]
+    return occurring[:, ::-1].cumsum(axis=1)
+
+
+def calibration(levels):
+    """Compares the probabilities with how often they were right.
+
+    Args:
+        levels: as `count_levels` returns them.
+
+    Returns:
+        (bins, ece). Bins: list of `BINS` dicts with low, high, pixels, mean
+        probability and share of vessels (NaN in an empty bin); `low` belongs to the
+        bin, `high` to the next. The expected calibration error is the mean distance
+        of the two, weighted by pixels: 0 is perfect.
+
+    Reference:
+        [Guo et al., 2017](https://arxiv.org/abs/1706.04599), eq. 3, for the
+        probability of one class.
+    """
+    steps = np.arange(LEVELS)
+    which = np.minimum(steps * BINS // (LEVELS - 1), BINS - 1)
+    bins, error, total = [], 0.0, int(levels.sum())
+    for index in range(BINS):
+        inside = which == index
+        counts = levels[:, inside].sum(axis=0)
+        pixels = int(counts.sum())
+        mean = share = math.nan
+        if pixels:
+            mean = float(counts @ steps[inside]) / (LEVELS - 1) / pixels
+            share = float(levels[1, inside].sum()) / pixels
+            error += pixels / total * abs(mean - share)
+        bins.append(
+            {
+                "low": index / BINS,
+                "high": (index + 1) / BINS,
+                "pixels": pixels,
+                "probability": mean,
+                "vessels": share,
+            }
+        )
+    return bins, error if total else math.nan

@@ -93,6 +93,37 @@ def summary(args):
     _print_table(("", facts.pop("model")), facts.items())
 
 
+def benchmark(args):
+    """Time a network on this machine, on every engine that is installed."""
+    _load_framework()
+    from saunet.models import build_model
+    from saunet.profiling import compare_engines
+
+    shape = (*args.input_size, 3)
+    rows = compare_engines(
+        build_model(args.model), shape, batch=args.batch, runs=args.runs
+    )
+    if args.json:
+        return _print_json(rows)
+    height, width = args.input_size
+    print(f"{args.model}, {args.batch} x {height} x {width} pixels, in turns, medians")
+    header = ("engine", "precision", "ms", "images/s", "speedup", "of limit", "diff")
+    cells = [
+        (
+            *(row["engine"], row["precision"]),
+            *(f"{row['milliseconds']:.1f}", f"{row['images_per_second']:.1f}"),
+            *(f"{row['speedup']:.2f}", f"{row['of_limit']:.2f}"),
+            f"{row['difference']:.0e}",
+        )
+        for row in rows
+    ]
+    _print_table(header, cells)
+    print(
+        "of limit: over the time of the arithmetic alone, at the speed of a float32\n"
+        "matrix product here; diff: largest difference from the first row"
+    )
+
+
 def train(args):
     """Train a network on a dataset."""
     _load_framework()
@@ -311,6 +342,24 @@ def _parser():
         default=[592, 592],
         metavar=("H", "W"),
         help="the operations are counted at this size (default: 592 592)",
+    )
+    _json_option(sub)
+
+    sub = verb(benchmark)
+    sub.add_argument("model", metavar="MODEL", help="see `saunet models`")
+    sub.add_argument(
+        "--input-size",
+        nargs=2,
+        type=_positive,
+        default=[592, 592],
+        metavar=("H", "W"),
+        help="default: 592 592",
+    )
+    sub.add_argument(
+        "--batch", type=_positive, default=1, metavar="N", help="images a call"
+    )
+    sub.add_argument(
+        "--runs", type=_positive, default=7, metavar="N", help="default: 7"
     )
     _json_option(sub)
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and FLOPs as the papers count them.
+"""What a network costs: parameters, FLOPs as the papers count them, and time.
 
 The papers' GFLOPs come from keras-flops: TensorFlow's profiler on the inference
 graph of the authors' Keras 2 code at batch 1. Its rules are written out here as one
@@ -17,9 +17,13 @@ Code read: https://github.com/tokusumi/keras-flops at 0.1.2, flops_registory.py,
 """
 
 import math
+import statistics
+import time
 
+import numpy as np
 from keras import layers
 
+from saunet.engines import PRECISIONS, make_engine
 from saunet.errors import InputError
 from saunet.layers import (
     AdaptiveChannelAttention,
@@ -35,6 +39,8 @@ from saunet.layers import (
     SpatialAttention,
     VesselProbability,
 )
+
+PAUSE = 0.05  # seconds between timed calls
 
 # FLOPs for each element. The profiler has no formula for `Relu` and `Sigmoid`; it
 # counts `x * sigmoid(1.0 * x)` as two products and a softmax as five operations.
@@ -104,6 +110,79 @@ def count_flops(model, input_shape=(592, 592, 3)):
         shapes[id(operation.output)] = out
         total += _operation_flops(operation, inputs, out)
     return total
+
+
+def compare_engines(model, input_shape=(592, 592, 3), *, batch=1, runs=7):
+    """Times a network on every engine that is installed, in turns.
+
+    Args:
+        model: A functional `keras.Model` of one input and one output.
+        input_shape: Triple of integers `(H, W, C)`.
+        batch: Integer, images a call.
+        runs: Integer, timed calls of each; three more come first, untimed.
+
+    Returns:
+        A list of dictionaries, `keras.Model.predict` first: "engine", "precision",
+        "milliseconds" (median, one image), "images_per_second", "speedup" (over the
+        first row), "of_limit" (the time over that of the network's bare arithmetic
+        at the speed of this machine's float32 matrix product) and "difference" (the
+        largest from the first row).
+    """
+    _check_input_shape(model, input_shape)
+    images = np.random.default_rng(0).random((batch, *input_shape), np.float32)
+    runners = {("model.predict", "float32"): lambda x: model.predict(x, verbose=0)}
+    for engine, precisions in PRECISIONS.items():
+        for precision in precisions:
+            try:
+                runner = make_engine(model, engine, precision=precision)
+            except InputError:
+                continue  # not installed
+            runners[engine, precision] = runner
+    size = 2048
+    matrix = np.random.default_rng(0).random((size, size), np.float32)
+    product = time_in_turns({"product": lambda: matrix @ matrix}, runs)["product"]
+    limit = count_flops(model, input_shape) * product / (2 * size**3)
+    seconds = time_in_turns(
+        {k: lambda f=f: f(images) for k, f in runners.items()}, runs
+    )
+    first = next(iter(runners))
+    expected = runners[first](images)
+    return [
+        {
+            "engine": engine,
+            "precision": precision,
+            "milliseconds": 1e3 * total / batch,
+            "images_per_second": batch / total,
+            "speedup": seconds[first] / total,
+            "of_limit": total / batch / limit,
+            "difference": float(
+                np.abs(runners[engine, precision](images) - expected).max()
+            ),
+        }
+        for (engine, precision), total in seconds.items()
+    ]
+
+
+def time_in_turns(functions, runs=7, *, warm_up=3):
+    """Returns the median seconds of each function, all called in turns.
+
+    A machine's speed drifts; what is called in turns drifts together. A pause comes
+    before each call, since the threads of an engine spin on for a moment.
+
+    Args:
+        functions: Dictionary of functions without arguments.
+        runs: Integer, timed calls of each.
+        warm_up: Integer, calls before these.
+    """
+    seconds = {key: [] for key in functions}
+    for turn in range(warm_up + runs):
+        for key, function in functions.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            function()
+            if turn >= warm_up:
+                seconds[key].append(time.perf_counter() - start)
+    return {key: statistics.median(values) for key, values in seconds.items()}
 
 
 def _check_input_shape(model, input_shape):

@@ -1,0 +1,149 @@
+"""Engines: the same map from each, whatever sizes come, and clear refusals."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import fill_weights, generator
+from keras import layers
+
+from saunet import engines
+from saunet.engines import KerasEngine, OpenVINOEngine, check_engine, make_engine
+from saunet.errors import InputError
+from saunet.inference import Segmenter
+from saunet.layers import GroupNormalization
+from saunet.models import build_model
+
+pytest.importorskip("onnx")
+INSTALLED = ["keras", *(e for e in ("openvino", "onnxruntime") if engines.find_spec(e))]
+
+
+@pytest.fixture(scope="module")
+def v2():
+    model = build_model("sa_unet_v2")
+    fill_weights(model)
+    return model
+
+
+def picture(n, height, width):
+    return generator("engines", height, width).random((n, height, width, 3), "float32")
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_engine_takes_any_size_and_batch(v2, name):
+    engine = make_engine(v2, name)
+    assert (engine.name, engine.precision) == (name, "float32")
+    for shape in ((1, 32, 48), (3, 32, 48), (1, 64, 16), (1, 64, 16), (1, 32, 48)):
+        batch = picture(*shape)
+        vessels = engine(batch)
+        assert vessels.dtype == np.float32
+        np.testing.assert_allclose(vessels, np.asarray(v2(batch)), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_result_survives_the_next_call(v2, name):
+    engine = make_engine(v2, name, threads=1)
+    first = engine(picture(1, 32, 32))
+    kept = first.copy()
+    engine(1 - picture(1, 32, 32))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_group_norm_is_exact_on_whole_photographs():
+    # A mean of 350,464 numbers added one after the other loses three digits.
+    inputs = keras.Input((None, None, 16))
+    layer = GroupNormalization(8)
+    model = keras.Model(inputs, layer(inputs))
+    maps = generator("maps").normal(3, 1, (1, 592, 592, 16)).astype(np.float32)
+    exact = maps.astype(np.float64).reshape(1, 592 * 592, 8, 2)
+    mean, variance = exact.mean((1, 3)), exact.var((1, 3))
+    exact -= mean[:, None, :, None]
+    exact /= np.sqrt(variance + layer.epsilon)[:, None, :, None]
+    exact = exact.reshape(maps.shape)
+    for name in INSTALLED:
+        difference = np.abs(make_engine(model, name)(maps) - exact).max()
+        assert difference < (2e-5 if name == "keras" else 1e-4), name
+
+
+def test_a_size_that_comes_once_compiles_no_graph_of_its_own(v2, monkeypatch):
+    pytest.importorskip("openvino")
+    compiled = []
+    original = OpenVINOEngine._compile
+
+    def counted(self, graph):
+        compiled.append(str(graph.input(0).partial_shape))
+        return original(self, graph)
+
+    monkeypatch.setattr(OpenVINOEngine, "_compile", counted)
+    engine = make_engine(v2, "openvino")
+    sizes = [(16, 16), (16, 32), (16, 48), (16, 16), (16, 32), (16, 32)]
+    for size in sizes:
+        engine(picture(1, *size))
+    assert compiled == ["[1,16,16,3]", "[?,?,?,3]", "[1,16,32,3]"]
+    for width in (48, 64, 80, 96):
+        for _ in range(2):
+            engine(picture(1, 16, width))
+    assert len(engine._compiled) == engine.kept
+    assert (1, 16, 16, 3) not in engine._compiled
+
+
+def test_bfloat16_is_near_and_is_not_float32(v2):
+    pytest.importorskip("openvino")
+    batch = picture(1, 64, 64)
+    coarse = make_engine(v2, precision="bfloat16")
+    assert (coarse.name, coarse.precision) == ("openvino", "bfloat16")
+    assert np.abs(coarse(batch) - KerasEngine(v2)(batch)).mean() < 0.05
+
+
+def test_auto_takes_openvino_where_it_is_and_no_gpu(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [])
+    assert check_engine("auto") == "openvino"
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: ["gpu:0"])
+    assert check_engine("auto") == "keras"
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [])
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert check_engine("auto") == "keras"
+
+
+def test_somebodys_own_layer_runs_on_keras():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.LayerNormalization()(inputs))
+    assert make_engine(model).name == "keras"
+    if len(INSTALLED) > 1:
+        with pytest.raises(InputError, match="cannot be exported"):
+            make_engine(model, INSTALLED[1])
+
+
+def test_a_segmenter_uses_the_weights_of_its_first_prediction():
+    inputs = keras.Input((None, None, 3))
+    conv = layers.Conv2D(1, 1, use_bias=False)
+    model = keras.Model(inputs, conv(inputs))
+    segmenter = Segmenter(model)
+    conv.set_weights([np.float32([0, 1, 0]).reshape(1, 1, 3, 1)])
+    image = (255 * picture(1, 20, 30)[0]).astype(np.uint8)
+    np.testing.assert_allclose(segmenter.predict(image), image[..., 1] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "message"),
+    [
+        ("torch", "float32", "engine 'torch': expected auto, keras, openvino"),
+        ("keras", "bfloat16", "on the engine keras: expected float32; bfloat16 is"),
+        ("auto", "int4", "precision 'int4': expected bfloat16 or float32"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(engine, precision, message):
+    with pytest.raises(InputError, match=message):
+        check_engine(engine, precision)
+    inputs = keras.Input((None, None, 3))
+    with pytest.raises(InputError, match=message):
+        Segmenter(keras.Model(inputs, inputs), engine=engine, precision=precision)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_command(monkeypatch, name):
+    from saunet import export
+
+    monkeypatch.setattr(export, "find_spec", lambda package: None)
+    with pytest.raises(InputError, match=rf"pip install 'saunet\[{name}\]'"):
+        check_engine(name)

@@ -86,12 +86,22 @@ def test_a_size_that_comes_once_compiles_no_graph_of_its_own(v2, monkeypatch):
     assert (1, 16, 16, 3) not in engine._compiled
 
 
-def test_bfloat16_is_near_and_is_not_float32(v2):
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize("name", [e for e in INSTALLED if e != "onnxruntime"])
+def test_bfloat16_is_near_and_is_not_float32(v2, name):
     batch = picture(1, 64, 64)
-    coarse = make_engine(v2, precision="bfloat16")
-    assert (coarse.name, coarse.precision) == ("openvino", "bfloat16")
+    coarse = make_engine(v2, name, precision="bfloat16")
+    assert (coarse.name, coarse.precision) == (name, "bfloat16")
     assert np.abs(coarse(batch) - KerasEngine(v2)(batch)).mean() < 0.05
+
+
+def test_keras_computes_a_copy_in_bfloat16(v2):
+    coarse = make_engine(v2, "keras", precision="bfloat16")
+    policies = {layer.name: layer.dtype_policy.name for layer in coarse.model.layers}
+    assert policies.pop("vessels") == policies.pop("image") == "float32"
+    assert set(policies.values()) == {"mixed_bfloat16"}
+    assert {layer.dtype_policy.name for layer in v2.layers} == {"float32"}
+    values = np.unique(coarse(picture(1, 64, 64)))
+    assert len(values) > 256  # the sigmoid's result is not rounded to 8 bits
 
 
 def test_auto_takes_openvino_where_it_is_and_no_gpu(monkeypatch):
@@ -128,7 +138,7 @@ def test_a_segmenter_uses_the_weights_of_its_first_prediction():
     ("engine", "precision", "message"),
     [
         ("torch", "float32", "engine 'torch': expected auto, keras, openvino"),
-        ("keras", "bfloat16", "on the engine keras: expected float32; bfloat16 is"),
+        ("onnxruntime", "bfloat16", "on the engine onnxruntime: expected float32"),
         ("auto", "int4", "precision 'int4': expected bfloat16 or float32"),
     ],
 )

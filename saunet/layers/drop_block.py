@@ -3,7 +3,6 @@
 import math
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 
@@ -25,7 +24,13 @@ class DropBlock2D(layers.Layer):
     Blocks are rare (gamma is about 0.003), so the layer does not draw one number
     per pixel. It draws the gaps between blocks, which are geometric for a
     Bernoulli process: the same distribution at a hundredth of the draws. The
-    blocks are grown on integers that hold one bit per channel.
+    blocks are grown on integers that hold one bit per channel, and one product
+    spreads four bits over four bytes.
+
+    One seed gives the same masks in eager mode and in a graph. Under XLA
+    (`jit_compile=True`, Keras's default on a GPU) it gives others: there TensorFlow
+    draws the same seed's numbers by ThreeFry, elsewhere by Philox, and Keras does
+    not let a layer choose. Each way repeats itself exactly.
 
     Args:
         rate: Float in [0, 1), the share of a map to drop: `1 - keep_prob`.
@@ -87,10 +92,13 @@ class DropBlock2D(layers.Layer):
         """Draws where blocks start, as bits of `(n, H-b+1, W-b+1, words)` int32."""
         rows, columns = height - self.block_size + 1, width - self.block_size + 1
         places = n * rows * columns * words * bits
-        area = _float(height) * _float(width)
-        gamma = self.rate / self.block_size**2 * area / _float(rows * columns)
+        share = self.rate / self.block_size**2
+        # The same float32 operations whether the size is known or not: one gap that
+        # is rounded otherwise would move all blocks after it.
+        gamma = share * ops.cast(height * width, "float32")
+        gamma = gamma / ops.cast(rows * columns, "float32")
         # Six standard deviations above the expected number of blocks.
-        expected = _float(places) * gamma
+        expected = share * _float(n * height * width * words * bits)
         draws = _integer(expected + 6 * expected**0.5 + 16)
         if not isinstance(draws, int):
             # A size known only at run time cannot raise here: make the draw fail,
@@ -102,15 +110,16 @@ class DropBlock2D(layers.Layer):
             uniform = 1 - keras.random.uniform(
                 (draws,), dtype="float32", seed=self.seed_generator
             )
-        gaps = ops.floor(ops.log(uniform) / ops.log1p(-ops.cast(gamma, "float32")))
+        gaps = ops.floor(ops.log(uniform) / ops.log1p(-gamma))
         # Integers, since float32 cannot count the 45 million places of a batch.
         # A gap beyond the last place is cut, lest the sum overflow.
         gaps = ops.cast(ops.minimum(gaps, _float(places)), "int32") + 1
         position = ops.cumsum(gaps) - 1
         inside = ops.logical_and(position >= 0, position < places)
         # Drawn places beyond the end add 0 to word 0.
-        word = ops.where(inside, position // bits, 0)
-        bit = ops.where(inside, ops.left_shift(1, position % bits), 0)
+        inside = ops.cast(inside, "int32")
+        word = position // bits * inside
+        bit = ops.left_shift(1, bit_of(position % bits)) * inside
         seeds = ops.segment_sum(
             bit, word, num_segments=n * rows * columns * words, sorted=False
         )
@@ -118,14 +127,15 @@ class DropBlock2D(layers.Layer):
 
     def _scaled_mask(self, blocks, bits, inputs):
         """Unpacks `(N, H, W, words)` bits to `(N, H, W, C)` of 0 or `size / kept`."""
-        # Row w of the table: 1 for each channel that the bits of w do not drop.
-        table = 1.0 - (np.arange(2**bits)[:, None] >> np.arange(bits)) % 2
-        table = ops.convert_to_tensor(table, "float32")
-        kept = ops.sum(ops.take(ops.sum(table, axis=1), blocks))
+        every = sum(1 << bit_of(channel) for channel in range(bits))
+        kept = unpack(ops.bitwise_xor(blocks, every), bits)
+        # The sum of four bytes of 0 or 1 is the highest byte of one product.
+        number = ops.sum(ops.right_shift(kept * 0x01010101, 24))
         size = ops.cast(ops.size(inputs), "float32")
-        table = ops.cast(table * (size / ops.maximum(kept, 1.0)), inputs.dtype)
-        mask = ops.take(table, blocks, axis=0)
-        return ops.reshape(mask, ops.shape(inputs))
+        scale = size / ops.cast(ops.maximum(number, 1), "float32")
+        kept = ops.view(kept, "uint8")[..., :bits]
+        mask = ops.cast(ops.reshape(kept, ops.shape(inputs)), inputs.dtype)
+        return mask * ops.cast(scale, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -140,8 +150,31 @@ class DropBlock2D(layers.Layer):
 
 
 def bits_per_word(channels):
-    """Returns how many channels share an integer: the largest divisor up to 8."""
-    return max(bits for bits in range(1, 9) if channels % bits == 0)
+    """Returns how many channels share an integer: the largest divisor up to 16."""
+    return max(bits for bits in range(1, 17) if channels % bits == 0)
+
+
+def bit_of(channel):
+    """Returns the place in a word of its channels 0 to 15: four to a byte."""
+    return channel // 4 * 8 + channel % 4
+
+
+def unpack(words, bits):
+    """Gives each channel of a word a byte of its own.
+
+    Four bits times 1 + 2**7 + 2**14 + 2**21 puts bit i at i, i + 7, i + 14 and
+    i + 21, without a carry: one of them is 8 i.
+
+    Args:
+        words: `(..., words)` int32.
+        bits: Integer up to 16, channels a word.
+
+    Returns:
+        `(..., words, ceil(bits / 4))` int32, each of four bytes of 0 or 1, lowest
+        first.
+    """
+    quarters = ops.view(words[..., None], "uint8")[..., : -(-bits // 4)]
+    return ops.bitwise_and(ops.cast(quarters, "int32") * 0x00204081, 0x01010101)
 
 
 def grow_blocks(seeds, block_size):

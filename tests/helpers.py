@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from saunet.data.datasets import Sample
+from saunet.layers import RecurrentConv2D
 
 
 def generator(*words):
@@ -21,6 +22,13 @@ def fill_weights(model):
     when others come or go. Kernels are scaled so that the signal survives the
     depth of a network: a golden protects only what its output depends on.
     """
+    # A recurrence that keeps the spread of its input adds to it at every step.
+    growing = {
+        id(inner)
+        for layer in model.layers
+        if isinstance(layer, RecurrentConv2D)
+        for inner in layer._flatten_layers(include_self=False)
+    }
     for layer in all_layers(model):
         for variable in layer.weights:
             path = variable.path.split(f"{model.name}/")[-1]
@@ -28,7 +36,7 @@ def fill_weights(model):
             kind = variable.name
             if kind == "kernel":
                 fan_in = np.prod(variable.shape[:-1])
-                gain = 2
+                gain = 0.5 if id(layer) in growing else 2
                 if isinstance(layer, keras.layers.Conv2DTranspose):
                     # (k, k, out, in); a stride of 2 leaves a quarter of the taps.
                     # No ReLU follows: a gain of 2 would saturate the sigmoid.
@@ -72,13 +80,18 @@ def fundus_like(height, width, seed=0, name="a"):
     )
 
 
-def gradients(function, variables):
+def gradients(function, variables, compiled=False):
     """Returns the gradients of `function()` as arrays or None; TensorFlow only."""
     import tensorflow as tf
 
     values = [getattr(v, "value", v) for v in variables]
-    with tf.GradientTape() as tape:
-        for value in values:
-            tape.watch(value)
-        result = function()
-    return [None if g is None else np.asarray(g) for g in tape.gradient(result, values)]
+
+    def compute():
+        with tf.GradientTape() as tape:
+            for value in values:
+                tape.watch(value)
+            result = function()
+        return tape.gradient(result, values)
+
+    found = tf.function(compute)() if compiled else compute()
+    return [None if g is None else np.asarray(g) for g in found]

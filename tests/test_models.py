@@ -17,7 +17,7 @@ from helpers import fill_weights, fundus_like, generator, gradients
 from keras import ops
 
 from saunet.errors import InputError
-from saunet.layers import DropBlock2D
+from saunet.layers import ConvOffset2D, DropBlock2D
 from saunet.losses import bce
 from saunet.models import FACTS, MODELS, build_model, list_models
 from saunet.profiling import count_flops, count_parameters
@@ -61,6 +61,20 @@ def filled(name):
     model = build_model(name)
     fill_weights(model)
     return model
+
+
+def loops(model):
+    """Whether a layer loops over channels, which crawls outside a graph."""
+    return any(isinstance(layer, ConvOffset2D) for layer in model.layers)
+
+
+def called(model, x):
+    """Returns what the model gives in inference mode, from a graph if it loops."""
+    if keras.backend.backend() == "tensorflow" and loops(model):
+        import tensorflow as tf
+
+        return tf.function(functools.partial(model, training=False))(tf.constant(x))
+    return model(x)
 
 
 def picture(height=64, width=64, n=1):
@@ -282,7 +296,7 @@ def test_mixed_precision_gives_float32_probabilities(name, policy):
 def test_every_weight_gets_a_gradient_and_a_step_along_it_helps(name):
     model = build_model(name)
     model.set_weights(filled(name).get_weights())
-    sample = fundus_like(64, 64)
+    sample = fundus_like(32, 32)
     x = ops.convert_to_tensor(sample.image[None].astype("float32") / 255)
     y = sample.vessels[None, ..., None].astype("float32")
     variables = model.trainable_variables
@@ -290,17 +304,17 @@ def test_every_weight_gets_a_gradient_and_a_step_along_it_helps(name):
     def loss():
         return bce(y, model(x))
 
-    found = gradients(loss, variables)
+    found = gradients(loss, variables, compiled=loops(model))
     for variable, gradient in zip(variables, found, strict=True):
         assert gradient is not None, variable.path
         assert np.isfinite(gradient).all(), variable.path
         assert np.abs(gradient).max() > 0, variable.path
-    before = float(loss())
+    before = float(bce(y, called(model, x)))
     # a step that lowers the loss by 2 % if it were linear
     step = 0.02 * before / sum(np.square(g, dtype="float64").sum() for g in found)
     for variable, gradient in zip(variables, found, strict=True):
         variable.assign_sub(step * gradient)
-    assert float(loss()) < before
+    assert float(bce(y, called(model, x))) < before
 
 
 @pytest.mark.parametrize("name", ["sa_unet", "sa_unet_v2"])
@@ -359,7 +373,7 @@ def structure(model):
 
 def numerics(model):
     """The output for a fixed picture: spread, and a grid of its values."""
-    y = np.asarray(model(picture()), "float64")[0, :, :, 0]
+    y = np.asarray(called(model, picture()), "float64")[0, :, :, 0]
     grid = y[4::11, 7::11].ravel()
     return {
         "mean": round(y.mean(), 6),
@@ -389,7 +403,7 @@ def test_the_numbers_are_the_golden_ones(name, accept_golden):
     want = compared(name, "numerics", got, accept_golden)
     # A flat output or a saturated one would protect nothing.
     assert want["std"] > 0.02
-    assert want["std"] < 0.4 or name == "r2u_net"
+    assert want["std"] < 0.4
     assert len(want["values"]) == 36
     for key in ("mean", "std", "values"):
         np.testing.assert_allclose(got[key], want[key], atol=2e-5, err_msg=key)

@@ -135,9 +135,9 @@ class Browser:
         self.send("Page.navigate", url=path.resolve().as_uri())
         while not any(e["method"] == "Page.loadEventFired" for e in self.events):
             self._read()
-        # Fonts and pictures, which an event before does not wait for.
-        self.run("document.fonts.ready")
-        self.run("Promise.all([...document.images].map(image => image.decode()))")
+        # A picture is drawn some time after it was loaded; a broken one never.
+        decoded = "[...document.images].map(image => image.decode())"
+        self.run(f"Promise.allSettled({decoded})")
 
     def run(self, script):
         """Returns the value of a JavaScript expression; a promise is awaited."""

@@ -29,6 +29,7 @@ RANKS = {
     "training": 4,
     "inference": 5,
     "evaluation": 4,
+    "measures": 5,
     "report": 6,
     "cli": 7,
     "__main__": 8,

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from saunet.errors import InputError
-from saunet.layers import DropBlock2D, GroupNormalization
+from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization
 
 
 def image_input(input_shape, *, poolings):
@@ -40,7 +40,7 @@ def conv_drop_bn_relu(x, filters, *, rate, block_size, name):
     """SA-UNet's structured dropout convolution: with batch normalisation."""
     x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
     x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
-    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    x = BatchNormalization(name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
@@ -68,7 +68,7 @@ def conv_bn_relu(x, filters, kernel_size=3, *, name, use_bias=True, dilation_rat
         dilation_rate=dilation_rate,
         name=f"{name}_conv",
     )(x)
-    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    x = BatchNormalization(name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 
 

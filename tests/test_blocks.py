@@ -6,7 +6,7 @@ from keras import layers
 
 from saunet import blocks
 from saunet.errors import InputError
-from saunet.layers import DropBlock2D, GroupNormalization
+from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization
 
 DROP = {"rate": 0.1, "block_size": 3}
 # unit -> its options, its layers in order, its parameters beside the convolution
@@ -15,7 +15,7 @@ UNITS = {
     "conv_drop_relu": (DROP, [layers.Conv2D, DropBlock2D, layers.ReLU], 0),
     "conv_drop_bn_relu": (
         DROP,
-        [layers.Conv2D, DropBlock2D, layers.BatchNormalization, layers.ReLU],
+        [layers.Conv2D, DropBlock2D, BatchNormalization, layers.ReLU],
         4 * 16,
     ),
     "conv_drop_gn_silu": (

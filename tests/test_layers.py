@@ -13,6 +13,7 @@ from reference import drop_block as drop_block_oracle
 
 import saunet.layers
 from saunet.layers import (
+    BatchNormalization,
     CrossScaleSpatialAttention,
     DropBlock2D,
     GroupNormalization,
@@ -25,6 +26,7 @@ LAYERS = {
     "AdaptiveChannelAttention": ({"rate": 0.3, "seed": 7}, [8]),
     "AlignedUpSampling2D": ({"size": 2}, [8]),
     "AttentionGuidedFilter": ({"radius": 1, "epsilon": 0.1}, [8, 8, 1, 8]),
+    "BatchNormalization": ({"momentum": 0.9, "epsilon": 1e-2}, [8]),
     "ChannelAttention": ({"ratio": 4}, [8]),
     "ConvOffset2D": ({"layout": "reference"}, [8]),
     "CrossScaleSpatialAttention": ({"kernel_size": 5}, [8, 6]),
@@ -554,6 +556,58 @@ def test_group_normalization_of_a_constant_map_is_beta():
 def test_group_normalization_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="must divide the number of channels"):
         GroupNormalization(8).build((None, 4, 4, 12))
+
+
+# ------------------------------------------------------------ BatchNormalization
+
+
+def batch_norms(channels, dtype="float32"):
+    ours = BatchNormalization(0.9, epsilon=1e-2, dtype=dtype)
+    stock = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-2, dtype=dtype)
+    rng = generator("batch norm", channels)
+    values = rng.uniform(0.5, 1.5, (4, channels))
+    for layer in (ours, stock):
+        layer.build((None, None, None, channels))
+        layer.set_weights(list(values))
+    assert [w.name for w in ours.weights] == [w.name for w in stock.weights]
+    return ours, stock
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("channels", "mean", "std"), [(16, 0, 1), (5, 3, 0.5), (6, -2, 2), (12, 10, 1)]
+)
+def test_batch_normalization_trains_as_keras_does(channels, mean, std):
+    """Values, moving statistics, and the gradients, which are written by hand."""
+    ours, stock = batch_norms(channels)
+    rng = generator("x", channels, mean)
+    x = (mean + std * rng.standard_normal((3, 10, 7, channels))).astype("float32")
+    x[1] *= 0.5  # the images of a batch share their statistics
+    x = ops.convert_to_tensor(x)
+    upstream = rng.standard_normal(x.shape).astype("float32")
+    results = []
+    for layer in (ours, stock):
+        y = layer(x, training=True)
+        moving = [layer.moving_mean, layer.moving_variance]
+        state = [np.asarray(v).copy() for v in (y, *moving)]
+        variables = [x, *layer.trainable_variables]
+        found = gradients(
+            lambda f=layer: ops.sum(f(x, training=True) * upstream), variables
+        )
+        results.append([*state, *found])
+    for got, want in zip(*results, strict=True):
+        assert got.shape == want.shape
+        scale = np.abs(want).max()
+        np.testing.assert_allclose(got / scale, want / scale, atol=3e-5)
+
+
+def test_batch_normalization_does_not_train_what_is_frozen():
+    ours, stock = batch_norms(6)
+    x = generator("x").standard_normal((2, 5, 4, 6)).astype("float32")
+    np.testing.assert_array_equal(ours(x), stock(x))
+    ours.trainable = False
+    np.testing.assert_array_equal(ours(x, training=True), stock(x))
+    np.testing.assert_array_equal(ours.moving_mean, stock.moving_mean)
 
 
 # --------------------------------------------------------------------- attention

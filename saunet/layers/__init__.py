@@ -2,6 +2,7 @@
 
 from saunet.layers.adaptive_channel_attention import AdaptiveChannelAttention
 from saunet.layers.aligned_up_sampling import AlignedUpSampling2D
+from saunet.layers.batch_norm import BatchNormalization
 from saunet.layers.channel_attention import ChannelAttention
 from saunet.layers.conv_offset import ConvOffset2D
 from saunet.layers.cross_scale_attention import CrossScaleSpatialAttention
@@ -17,6 +18,7 @@ __all__ = [
     "AdaptiveChannelAttention",
     "AlignedUpSampling2D",
     "AttentionGuidedFilter",
+    "BatchNormalization",
     "ChannelAttention",
     "ConvOffset2D",
     "CrossScaleSpatialAttention",

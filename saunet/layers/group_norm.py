@@ -47,14 +47,24 @@ class GroupNormalization(layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        return _group_normalise(
+        mean, variance = moments(inputs, self._mean_of_groups)
+        return normalise(
             inputs,
             # Read here: the hand-written gradient may not see a variable inside.
             ops.reshape(self.gamma, (1, -1)),
             ops.reshape(self.beta, (1, -1)),
-            self.groups,
-            self.epsilon,
+            mean,
+            ops.rsqrt(variance + self.epsilon),
+            self._mean_of_groups,
         )
+
+    def _mean_of_groups(self, per_channel):
+        """`(N, C)` -> `(N, C)`: each channel gets the mean of its group."""
+        channels = per_channel.shape[-1]
+        shape = (-1, self.groups, channels // self.groups)
+        grouped = ops.reshape(per_channel, shape)
+        mean = ops.mean(grouped, axis=-1, keepdims=True)
+        return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, channels))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -67,47 +77,58 @@ class GroupNormalization(layers.Layer):
         }
 
 
-def _group_normalise(x, gamma, beta, groups, epsilon):
-    """Returns `(x - mean) / std * gamma + beta`, statistics in float32."""
-    channels = x.shape[-1]
+def moments(x, pool):
+    """Returns mean and variance in float32, without a gradient.
+
+    Args:
+        x: `(N, H, W, C)`.
+        pool: What shares statistics: takes the mean over pixels `(N, C)` and returns
+            the mean over what belongs together, `(N, C)` or `(1, C)`.
+
+    Returns:
+        Two tensors of the shape that `pool` returns.
+    """
+    x = _wide(ops.stop_gradient(x))
+    mean = pool(_mean_of_pixels(x))
+    second = pool(_mean_of_pixels(ops.square(x)))
+    return mean, ops.maximum(second - ops.square(mean), 0.0)
+
+
+def normalise(x, gamma, beta, mean, rstd, pool):
+    """Returns `(x - mean) * rstd * gamma + beta`, with a gradient by hand.
+
+    Args:
+        x: `(N, H, W, C)`.
+        gamma: `(1, C)`.
+        beta: `(1, C)`.
+        mean: Mean of x as `moments` returns it; its share of the gradient of x is
+            part of this function's.
+        rstd: One over the standard deviation, of the same shape.
+        pool: As in `moments`.
+
+    Returns:
+        `(N, H, W, C)` of the dtype of `x`.
+    """
     dtype = x.dtype
-
-    def mean_of_groups(per_channel):
-        """`(N, C)` -> `(N, C)`: each channel gets the mean of its group."""
-        grouped = ops.reshape(per_channel, (-1, groups, channels // groups))
-        mean = ops.mean(grouped, axis=-1, keepdims=True)
-        return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, channels))
-
-    def mean_of_pixels(values):
-        # Columns, then rows: in one go TensorFlow adds one number after the other,
-        # which costs 1.5 times the time and, over 592x592 pixels, two digits.
-        return ops.mean(ops.mean(values, axis=2), axis=1)
-
-    def wide(values):
-        # Before any product: float16 ends at 65,504, the square of 255.
-        return ops.cast(values, "float32")
 
     def on_pixels(per_channel):
         return ops.cast(per_channel, dtype)[:, None, None, :]
 
     @ops.custom_gradient
-    def normalise(x, gamma, beta):
-        gamma32, beta32 = wide(gamma), wide(beta)
-        mean = mean_of_groups(mean_of_pixels(wide(x)))
-        second = mean_of_groups(mean_of_pixels(ops.square(wide(x))))
-        variance = ops.maximum(second - ops.square(mean), 0.0)
-        rstd = ops.rsqrt(variance + epsilon)
+    def apply(x, gamma, beta, mean, rstd):
+        gamma32 = _wide(gamma)
         scale = gamma32 * rstd
-        y = x * on_pixels(scale) + on_pixels(beta32 - mean * scale)
+        y = x * on_pixels(scale) + on_pixels(_wide(beta) - mean * scale)
 
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
             pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
-            dy_mean = mean_of_pixels(wide(dy))
+            dy_mean = _mean_of_pixels(_wide(dy))
             # mean of dy * normalised x, from two sums instead of a third map
-            dy_xhat = (mean_of_pixels(wide(dy) * wide(x)) - dy_mean * mean) * rstd
-            b = mean_of_groups(gamma32 * dy_mean)
-            g = mean_of_groups(gamma32 * dy_xhat)
+            product = _mean_of_pixels(_wide(dy) * _wide(x))
+            dy_xhat = (product - dy_mean * mean) * rstd
+            b = pool(gamma32 * dy_mean)
+            g = pool(gamma32 * dy_xhat)
             # dx = rstd * (gamma * dy - b - xhat * g), as one multiply-add of maps
             slope = -rstd * rstd * g
             dx = (
@@ -117,8 +138,25 @@ def _group_normalise(x, gamma, beta, groups, epsilon):
             )
             dgamma = ops.sum(dy_xhat, axis=0, keepdims=True) * pixels
             dbeta = ops.sum(dy_mean, axis=0, keepdims=True) * pixels
-            return dx, ops.cast(dgamma, gamma.dtype), ops.cast(dbeta, beta.dtype)
+            return (
+                dx,
+                ops.cast(dgamma, gamma.dtype),
+                ops.cast(dbeta, beta.dtype),
+                ops.zeros_like(mean),
+                ops.zeros_like(rstd),
+            )
 
         return y, gradient
 
-    return normalise(x, gamma, beta)
+    return apply(x, gamma, beta, mean, rstd)
+
+
+def _mean_of_pixels(values):
+    # Columns, then rows: in one go TensorFlow adds one number after the other,
+    # which costs 1.5 times the time and, over 592x592 pixels, two digits.
+    return ops.mean(ops.mean(values, axis=2), axis=1)
+
+
+def _wide(values):
+    # Before any product: float16 ends at 65,504, the square of 255.
+    return ops.cast(values, "float32")

@@ -1,0 +1,51 @@
+"""RSAN (ICONIP 2020): Backbone, Backbone+DropBlock, RSAN on DRIVE and CHASE_DB1.
+
+    python experiments/rsan.py --data-dir DATA --dry-run
+    python experiments/rsan.py --data-dir DATA --rows rsan --dataset drive --ship
+
+Paper: Guo et al., https://arxiv.org/abs/2009.08829: BCE, Adam; DRIVE batch 2, 150
+epochs at 1e-3 and 50 at 1e-4, DropBlock keeps .85; CHASE_DB1 batch 1, 100 and 50
+epochs, keeps .78. Two training images are held out, by the code DRIVE 23 and 40,
+CHASE_DB1 09R and 10L.
+
+Inferred: the augmentation, which the paper does not describe, is SA-UNet's. The epoch
+of the lowest validation loss is scored; the paper says so of the Backbone alone.
+"""
+
+import sys
+
+from runner import Row, run
+
+from saunet.training import Recipe
+
+BATCH = {"drive": 2, "chase_db1": 1}
+EPOCHS = {"drive": (150, 50), "chase_db1": (100, 50)}
+RATE = {"drive": 0.15, "chase_db1": 0.22}
+HELD_OUT = {"drive": ("23", "40"), "chase_db1": ("09R", "10L")}
+
+
+def rows_of(dataset):
+    """Returns the rows of Table 1 (DRIVE) or 2 (CHASE_DB1) that the paper trained."""
+    first, then = EPOCHS[dataset]
+    dropped = {"rate": RATE[dataset]}
+    for key, title, kwargs in (
+        ("rsan_backbone", "Backbone", {}),
+        ("rsan_backbone_dropblock", "Backbone+DropBlock", dropped),
+        ("rsan", "RSAN", dropped),
+    ):
+        recipe = Recipe(
+            model=key,
+            model_kwargs=kwargs,
+            augmentation="thirteen",
+            batch_size=BATCH[dataset],
+            epochs=first + then,
+            learning_rates=((first, 1e-3), (then, 1e-4)),
+            validation=HELD_OUT[dataset],
+        )
+        yield Row(key, title, dataset, recipe)
+
+
+ROWS = (*rows_of("drive"), *rows_of("chase_db1"))
+
+if __name__ == "__main__":
+    sys.exit(run("rsan", ROWS))

@@ -1,0 +1,551 @@
+"""What the scripts of the papers share: plan, train, score, record, ship, compare.
+
+A script is data: a `Row` for each line of its paper's tables. Results of all papers
+have one form, `experiments/results/<paper>_<dataset>.json`:
+
+    paper, dataset, rows: [{
+        row, title, seed, recipe_name, views     what it is; no two rows have the same
+        fold                                     STARE alone
+        parameters, gflops                       counted; GFLOPs at 592x592
+        recipe, images, validation, weights      what was trained on what
+        versions, backend, device, commit, date, hours
+        history                                  loss (and val_loss) of each epoch
+        scores                                   one entry a protocol, four in all
+        per_image                                region -> one entry an image
+    }]
+
+The test images choose nothing: of a recipe that holds images out, the epoch of the
+lowest validation loss is scored; of any other, the last one. The threshold is 0.5.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from saunet.data.datasets import DATASETS, load_dataset
+from saunet.data.images import write_bytes
+from saunet.data.padding import padded_size
+from saunet.errors import InputError, RunError
+from saunet.evaluation import REGIONS, evaluate, mean_scores, to_json
+from saunet.inference import PADDING, Segmenter
+from saunet.models import FACTS, build_model
+from saunet.profiling import count_flops, count_parameters
+from saunet.training import RECIPES, Recipe, train
+from saunet.weights import CARD, load_weights, read_card, sha256_of, write_card
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+THRESHOLD = 0.5
+SHIPPED_BYTES = 3_000_000
+RECIPE_NAMES = ("paper", "budget", "best")
+# What tells two rows of a results file apart.
+IDENTITY = ("row", "fold", "recipe_name", "seed", "views")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a paper's table.
+
+    Attributes:
+        key: Name of the row in files; most often the network's key.
+        title: What the paper calls it.
+        dataset: Key of `DATASETS`.
+        paper: The authors' `Recipe`.
+        changes: Fields that make this row what it is under every recipe, such as
+            `{"loss": "bce"}` for a step of a ladder that ends with another loss.
+        fold: Of STARE; which images are the test part.
+        test_kwargs: Options of the network that differ at the test.
+        test_placement: Padding at the test, where it is not that of training.
+        note: What the papers do not say and we had to choose.
+    """
+
+    key: str
+    title: str
+    dataset: str
+    paper: Recipe
+    changes: dict = field(default_factory=dict)
+    fold: int | None = None
+    test_kwargs: dict = field(default_factory=dict)
+    test_placement: str | None = None
+    note: str = ""
+
+    def recipe(self, name, seed=0):
+        """Returns the `Recipe` of one of `RECIPE_NAMES`."""
+        made = {"paper": lambda row: row.paper, "budget": budget, "best": best}
+        return replace(made[name](self), seed=seed)
+
+    def run_name(self, name, seed):
+        """Returns the name of the folder of a run."""
+        parts = [self.key, self.dataset, name]
+        parts += [] if self.fold is None else [f"fold{self.fold}"]
+        return "_".join(parts + ([f"seed{seed}"] if seed else []))
+
+
+def budget(row):
+    """Two CPU cores and one to four hours: the recipe `cpu`, the same for all rows.
+
+    The number of steps is what SA-UNet's GFLOPs allow on DRIVE, so that a larger
+    network or photograph costs no more computing, and sees fewer views.
+    """
+    base = _ours(RECIPES["cpu"], row, rate=0.1)
+    gflops = FACTS[row.paper.model].gflops
+    batch_size = 8 if gflops < 100 else 4
+    whole = _whole_pixels(row.dataset)
+    crops = base.epochs - base.whole_epochs
+
+    def pixels(batch, whole):
+        views = crops * batch * base.crop**2
+        return views + base.whole_epochs * max(1, batch // 4) * whole
+
+    allowed = 100 * 26.6 * pixels(8, _whole_pixels("drive"))
+    steps = int(allowed / (gflops * pixels(batch_size, whole)))
+    changes = {"batch_size": batch_size, "steps_per_epoch": min(100, steps)}
+    return replace(base, **(changes | row.changes))
+
+
+def best(row):
+    """A GPU and no hurry: larger crops, five times the epochs, a longer average."""
+    base = _ours(RECIPES["cpu"], row, rate=0.15)
+    longer = {
+        "crop": 384,
+        "epochs": 300,
+        "whole_epochs": 75,
+        "learning_rates": ((300, 2e-3),),
+        "ema": 0.999,
+        "clip_norm": 1.0,
+    }
+    return replace(base, **(longer | row.changes))
+
+
+def _ours(base, row, rate):
+    """Returns `base` for the row's network, its dropout at `rate` where it has one."""
+    kwargs = dict(row.paper.model_kwargs)
+    if "rate" in kwargs:
+        kwargs["rate"] = rate
+    return replace(base, model=row.paper.model, model_kwargs=kwargs)
+
+
+def _whole_pixels(dataset):
+    height, width = padded_size(*DATASETS[dataset].size)
+    return height * width
+
+
+# ------------------------------------------------------------------ command line
+
+
+def run(paper, rows, argv=None):
+    """Runs a paper's script: parses the command line and does what it says.
+
+    Args:
+        paper: Key of the paper; begins the names of its results.
+        rows: Sequence of `Row`.
+        argv: List of str; the command line's by default.
+
+    Returns:
+        The exit status: 0, or 2 after one line about bad input.
+    """
+    try:
+        args = _parse(paper, rows, argv)
+        chosen = _choose(rows, args)
+        jobs = [(row, args.recipe, seed) for row in chosen for seed in args.seeds]
+        _print_plan(jobs)
+        if args.dry_run:
+            return 0
+        if args.data_dir is None:
+            raise InputError("--data-dir is missing: give the folder of the datasets")
+        done = []
+        for number, (row, name, seed) in enumerate(jobs, 1):
+            print(f"[{number}/{len(jobs)}] {row.run_name(name, seed)}", flush=True)
+            records = _run_job(paper, row, name, seed, args)
+            done += [(row.dataset, record) for record in records]
+        print()
+        print(comparison(done, published(paper)))
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(paper, rows, argv):
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    keys = list(dict.fromkeys(row.key for row in rows))
+    parser = argparse.ArgumentParser(
+        description=f"Train and score the rows of {paper}: {', '.join(keys)}."
+    )
+    parser.add_argument("--data-dir", help="the dataset's folder, or the one above")
+    parser.add_argument("--dataset", nargs="+", choices=datasets, default=datasets)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all")
+    parser.add_argument("--recipe", choices=RECIPE_NAMES, default="budget")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--runs", default="runs", help="where run folders are kept")
+    parser.add_argument("--results", default=str(RESULTS), help="where JSON is written")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what is there"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+    parser.add_argument(
+        "--ship", action="store_true", help="put the weights into weights/, with a card"
+    )
+    return parser.parse_args(argv)
+
+
+def _choose(rows, args):
+    keys = list(dict.fromkeys(row.key for row in rows))
+    for key in args.rows or ():
+        if key not in keys:
+            raise InputError(f"--rows {key}: no such row; there are {', '.join(keys)}")
+    return [
+        row
+        for row in rows
+        if row.dataset in args.dataset and row.key in (args.rows or keys)
+    ]
+
+
+def _print_plan(jobs):
+    print(f"{'run':<44}{'parameters':>12}{'GFLOPs':>10}{'hours':>8}")
+    total = 0.0
+    for row, name, seed in jobs:
+        recipe = row.recipe(name, seed)
+        facts = FACTS[recipe.model]
+        hours = estimate_hours(recipe, row.dataset, row.fold)
+        total += hours
+        print(
+            f"{row.run_name(name, seed):<44}{facts.total:>12,}{facts.gflops:>10.3f}"
+            f"{hours:>8.1f}"
+        )
+    print(
+        f"about {total:.1f} hours in all on 2 CPU cores; a GPU is not in the estimate"
+    )
+
+
+def estimate_hours(recipe, dataset, fold=None):
+    """Returns the hours a run takes on two CPU cores, at most (no early stopping).
+
+    From the measured seconds of a step on 4x128x128 pixels, in proportion.
+    """
+    with (ROOT / "benchmarks/results/one_epoch.csv").open(newline="") as file:
+        times = {
+            row["model"]: float(row["seconds_per_step"]) for row in csv.DictReader(file)
+        }
+    whole = _whole_pixels(dataset)
+    images = len(DATASETS[dataset].train) or 16
+    images -= recipe.validation if isinstance(recipe.validation, int) else 2
+    copies = 13 if recipe.augmentation == "thirteen" else 1
+    if recipe.augmentation == "random" and recipe.crop:
+        crops = recipe.epochs - recipe.whole_epochs
+        batch = max(1, recipe.batch_size // 4)
+        pixels = crops * recipe.batch_size * recipe.crop**2
+        pixels = (pixels + recipe.whole_epochs * batch * whole) * recipe.steps_per_epoch
+    elif recipe.steps_per_epoch:
+        pixels = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size * whole
+    else:
+        pixels = recipe.epochs * images * copies * whole
+    return pixels / (4 * 128**2) * times[recipe.model] / 3600
+
+
+# ------------------------------------------------------------------ one run
+
+
+def _run_job(paper, row, name, seed, args):
+    """Trains, scores and records one run; returns its rows, one a number of views."""
+    path = Path(args.results) / f"{paper}_{row.dataset}.json"
+    views = (1, 4) if name == "best" else (1,)
+    wanted = [_identity(row, name, seed, view) for view in views]
+    stored = {_key(r): r for r in read_results(path, paper, row.dataset)["rows"]}
+    folder = Path(args.runs) / row.run_name(name, seed)
+    if all(key in stored for key in wanted) and not args.ship:
+        if not args.resume:
+            raise InputError(
+                f"{path} already holds {row.run_name(name, seed)}: add --resume to "
+                "leave it as it is, or choose another seed with --seeds"
+            )
+        print(f"already in {path}")
+        return [stored[key] for key in wanted]
+    recipe = row.recipe(name, seed)
+    samples = load_dataset(row.dataset, args.data_dir, "train", fold=row.fold)
+    # Before hours of training, not after them.
+    tests = load_dataset(row.dataset, args.data_dir, "test", fold=row.fold)
+    resume = args.resume and (folder / "run.json").exists()
+    train(recipe, samples, folder, resume=resume)
+    records = [
+        record_of(row, name, recipe, folder, tests, view, seed) for view in views
+    ]
+    add_results(path, paper, row.dataset, records)
+    print(f"written to {path}")
+    if args.ship:
+        ship(records[0], row, folder)
+    return records
+
+
+def record_of(row, name, recipe, folder, tests, views, seed):
+    """Returns the results row of a finished run: see the head of this file."""
+    folder = Path(folder)
+    run = json.loads((folder / "run.json").read_text())
+    weights = "best.weights.h5" if run["validation"] else "last.weights.h5"
+    segmenter = make_segmenter(row, name, recipe, folder / weights)
+    model = segmenter.model
+    scores, per_image = score(segmenter, tests, views)
+    return {
+        "row": row.key,
+        "title": row.title,
+        "fold": row.fold,
+        "recipe_name": name,
+        "seed": seed,
+        "views": views,
+        "parameters": count_parameters(model),
+        "gflops": round(count_flops(model, (592, 592, 3)) / 1e9, 3),
+        "weights": weights,
+        **run,
+        "history": _history(folder / "log.csv"),
+        "scores": scores,
+        "per_image": per_image,
+    }
+
+
+def make_segmenter(row, name, recipe, weights):
+    """Returns the `Segmenter` of a run, in float32, as users load it."""
+    model = build_model(recipe.model, **_test_kwargs(row, name, recipe))
+    load_weights(model, weights)
+    padding = _test_padding(row, name, recipe)
+    return Segmenter(model, threshold=THRESHOLD, padding=padding)
+
+
+def _test_kwargs(row, name, recipe):
+    # What the authors test with belongs to their recipe alone.
+    return recipe.model_kwargs | (row.test_kwargs if name == "paper" else {})
+
+
+def _test_padding(row, name, recipe):
+    # Random views are of the photograph's middle, whatever `placement` says.
+    trained = "centered" if recipe.augmentation == "random" else recipe.placement
+    tested = row.test_placement if name == "paper" else None
+    return {**PADDING, "placement": tested or trained}
+
+
+def score(segmenter, samples, views=1):
+    """Returns the four protocols' scores, and the images' ones of each region."""
+    maps = [segmenter.predict(sample.image, views=views) for sample in samples]
+    return score_maps(maps, samples)
+
+
+def score_maps(maps, samples):
+    """As `score`, of probability maps `(H, W)` in [0, 1], one a sample."""
+    scores, per_image = [], {}
+    for region in REGIONS:
+        pooled = evaluate(
+            maps, samples, region=region, pooling="pooled", threshold=THRESHOLD
+        )
+        rows = pooled.pop("per_image")
+        scores += [pooled, pooled | {"pooling": "mean"} | mean_scores(rows)]
+        per_image[region] = rows
+    # Through JSON, where what is undefined is null.
+    return json.loads(to_json(scores)), json.loads(to_json(per_image))
+
+
+def _history(path):
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [n for n in ("loss", "val_loss") if n in rows[0]]
+    return {n: [round(float(row[n]), 5) for row in rows] for n in names}
+
+
+# ------------------------------------------------------------------ files
+
+
+def _identity(row, name, seed, views):
+    return (row.key, row.fold, name, seed, views)
+
+
+def _key(record):
+    return tuple(record[name] for name in IDENTITY)
+
+
+def read_results(path, paper, dataset):
+    """Returns the content of a results file, or an empty one if there is none."""
+    path = Path(path)
+    if not path.exists():
+        return {"paper": paper, "dataset": dataset, "rows": []}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        [_key(record) for record in results["rows"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a file of results ({error!r}): restore it from its origin"
+        ) from error
+    return results
+
+
+def add_results(path, paper, dataset, records):
+    """Adds rows to a results file; one with the same identity is replaced."""
+    path = Path(path)
+    results = read_results(path, paper, dataset)
+    rows = {_key(record): record for record in results["rows"]}
+    rows |= {_key(record): record for record in records}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**results, "rows": list(rows.values())}, indent=1)
+    write_bytes(path, (text + "\n").encode())
+
+
+def published(paper):
+    """Returns `{(dataset, label): [entry, ...]}` of `published.csv`."""
+    found = {}
+    with (HERE / "published.csv").open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if line["paper"] != paper:
+                continue
+            scores = {
+                name: float(line[name]) for name in PUBLISHED_SCORES if line[name]
+            }
+            entry = {k: line[k] for k in ("region", "pooling", "source")} | scores
+            found.setdefault((line["dataset"], line["row"]), []).append(entry)
+    return found
+
+
+PUBLISHED_SCORES = (
+    "sensitivity",
+    "specificity",
+    "f1",
+    "accuracy",
+    "auc",
+    "mcc",
+    "jaccard",
+)
+
+
+def comparison(records, theirs):
+    """Returns a table of text: ours, published, difference, of each published score.
+
+    Args:
+        records: List of `(dataset, record)`.
+        theirs: What `published` returns.
+    """
+    line = "{:<28}{:<13}{:<13}{:>8}{:>11}{:>12}".format
+    lines = [line("row", "protocol", "score", "ours", "published", "difference")]
+    for dataset, record in records:
+        name = label(record) + (", flips" if record["views"] > 1 else "")
+        entries = theirs.get((dataset, label(record)), [])
+        # Without the protocol of a published score a difference would mean nothing.
+        entries = [e for e in entries if e["region"]] or [OURS_ALONE]
+        for entry in entries:
+            ours = find_score(record, entry["region"], entry["pooling"])
+            for score_name in PUBLISHED_SCORES:
+                value, published_one = ours[score_name], entry.get(score_name)
+                if published_one is None and (entry is not OURS_ALONE or not value):
+                    continue
+                cells = ("", "")
+                if published_one is not None:
+                    cells = (f"{published_one:.4f}", f"{value - published_one:+.4f}")
+                protocol = f"{entry['region']} {entry['pooling']}"
+                lines.append(line(name, protocol, score_name, f"{value:.4f}", *cells))
+    return "\n".join(lines)
+
+
+def label(record):
+    """Returns the row's name, with its fold if it has one: as `published.csv` says."""
+    fold = record["fold"]
+    return record["row"] if fold is None else f"{record['row']}_fold{fold}"
+
+
+OURS_ALONE = {"region": "frame", "pooling": "pooled"}
+
+
+def find_score(record, region, pooling):
+    """Returns the scores of a record by one protocol."""
+    (found,) = (
+        score
+        for score in record["scores"]
+        if (score["region"], score["pooling"]) == (region, pooling)
+    )
+    return found
+
+
+# ------------------------------------------------------------------ weights
+
+
+def ship(record, row, folder, root=ROOT / "weights"):
+    """Puts a run's weights into `weights/<row>_<dataset>/`, with a card.
+
+    Weights of more than 3 MB stay where they are: their results are enough. Other
+    weights that lie there already are never replaced.
+
+    Returns:
+        The folder, or None for weights that are too large.
+    """
+    source = Path(folder) / record["weights"]
+    if source.stat().st_size > SHIPPED_BYTES:
+        print(f"{source} is larger than {SHIPPED_BYTES / 1e6:.0f} MB: not shipped")
+        return None
+    name = f"{row.key}_{row.dataset}"
+    if row.fold is not None:
+        name += f"_fold{row.fold}"
+    target = Path(root) / name
+    digest = sha256_of(source)
+    if (target / CARD).exists() and read_card(target)["sha256"] != digest:
+        raise InputError(
+            f"{target} holds the weights of another run: remove that folder first if "
+            "these are to take its place"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    weights = target / "model.weights.h5"
+    write_bytes(weights, source.read_bytes())
+    write_card(target, card_of(name, record, row, digest))
+    print(f"shipped to {target}")
+    return target
+
+
+def card_of(folder, record, row, digest):
+    """Returns the card of shipped weights."""
+    dataset, name = DATASETS[row.dataset], record["recipe_name"]
+    recipe = row.recipe(name, record["seed"])
+    unseen = [image["name"] for image in record["per_image"]["frame"]]
+    about = {"dataset": dataset.title, "split": "test"}
+    held_out = record["validation"]
+    split = "official training part" if dataset.train else "training part of "
+    split += "" if dataset.train else f"fold {row.fold}"
+    if held_out:
+        split += f", without {', '.join(held_out)}, which chose the epoch"
+    height, width = dataset.size
+    return {
+        "name": folder,
+        "model": recipe.model,
+        "model_kwargs": _test_kwargs(row, name, recipe),
+        "weights": "model.weights.h5",
+        "sha256": digest,
+        "preprocessing": {
+            "scale": "divided by 255",
+            "padding": _test_padding(row, name, recipe),
+        },
+        "threshold": {
+            "value": THRESHOLD,
+            "chosen_on": "no image; fixed beforehand, as in the papers",
+        },
+        "data": {
+            "dataset": dataset.title,
+            "split": split,
+            "images": record["images"],
+            "never_seen": unseen,
+        },
+        "scores": [about | score for score in record["scores"]],
+        "training": {
+            "recipe": record["recipe"],
+            "seed": record["seed"],
+            "device": record["device"],
+            "versions": record["versions"],
+            "commit": record["commit"],
+            "hours": record["hours"],
+        },
+        "limits": (
+            f"Trained on {len(record['images'])} photographs of one camera "
+            f"({width}x{height} pixels). Never seen, neither for training nor for any "
+            f"choice: {dataset.title} {', '.join(unseen)}. Other cameras and sizes "
+            f"need images scaled so that vessels are as wide as in {dataset.title}."
+        ),
+        "licence": (
+            "Weights under Apache-2.0 as far as they are ours; "
+            f"{dataset.title}'s own terms (research) apply to what was learnt from it."
+        ),
+    }

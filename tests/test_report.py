@@ -243,6 +243,18 @@ def test_curves_are_those_of_scikit_learn():
     np.testing.assert_allclose(precision[1::2], p[:-1][::-1], atol=1e-12)
 
 
+@pytest.mark.parametrize("empty", ["truth", "fov"])
+def test_without_vessels_or_pixels_scores_are_undefined(tmp_path, empty):
+    root = quadrants(tmp_path)
+    write_png(root / empty / "1.png", np.zeros((64, 64), np.uint8))
+    html = scored(root)
+    assert "No curves" in html
+    shown = Page(html).numbers("images")["1"]
+    assert math.isnan(shown["auc"])
+    assert math.isnan(shown["sensitivity"])
+    assert 'data-value="nan">undefined</td>' in html
+
+
 def test_a_chart_places_its_points():
     svg = page.chart(
         "t", ("x", "y"), ((0, 1), (0, 10)), {"one": [(0, 0), (1, 10), (1, math.nan)]}
@@ -429,6 +441,13 @@ def test_headings_can_be_pressed_and_pictures_be_read(folders):
             assert attrs["aria-label"]
     ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
+
+
+def test_a_name_that_is_no_utf8_is_written(tmp_path):
+    path = tmp_path / "page.html"
+    html = page.document("eye \udcff", [])
+    assert report.write_page(html, path) == path.stat().st_size
+    assert "<h1>eye ?</h1>" in path.read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- runs

@@ -1,0 +1,143 @@
+"""Renders docs/speed.md from the CSV files of benchmarks/results.
+
+python benchmarks/page.py > docs/speed.md
+"""
+
+import csv
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+PAGE = """\
+# Speed
+
+Every figure is a median, measured beside what it is compared with: in one process, in
+turns, after a warm-up. Ratios carry over to other machines, milliseconds do not. The
+files behind the tables are in `benchmarks/results`, with versions, threads and commit;
+each table names the command that makes it. `saunet benchmark MODEL` prints the engines'
+table for your own machine.
+
+"Stock" is the same network of Keras's own layers (`benchmarks/stock.py`: its
+GroupNormalization and BatchNormalization, and DropBlock by keras-cv's formula), with
+the same weights.
+
+## One photograph
+
+592x592 pixels, one image, {inference_device}. *of limit*: the time over that of the
+network's bare multiplications and additions, at the speed of a float32 matrix product
+on the same machine ({matmul} GFLOP/s here). F1 and AUC: the shipped weights on DRIVE's
+20 test images, whole frame, pooled, threshold 0.5.
+
+`python benchmarks/inference.py --data-dir DRIVE`
+
+{inference}
+
+What the numbers say:
+
+- `Segmenter` takes OpenVINO where it is installed (`pip install 'saunet[openvino]'`),
+  else Keras. {default}
+- In float32 no engine can be faster than the arithmetic, "of limit" 1.00.
+- bfloat16 and 8-bit integers change a few pixels near the threshold; the F1 column says
+  by how much. How fast they are depends on the processor: this one has bfloat16 and
+  8-bit instructions, but not Intel's AMX, which multiplies four times faster still.
+- The first call compiles: about a quarter of a second on OpenVINO, some seconds on
+  Keras. On OpenVINO the first size, and each other size that comes twice, gets a
+  graph of its own; a size that comes once runs in a graph for all sizes. Keras compiles
+  once more, for all sizes, when a second size comes.
+
+## Larger images, more images
+
+`python benchmarks/scaling.py`: random images, each point in a process of its own.
+Memory is what the process's peak rose by.
+
+![Time and memory against the image's side and against the batch](scaling.png)
+
+{scaling}
+
+Larger pictures are cut into tiles: see [any photograph](photographs.md).
+
+{training}
+## GPUs
+
+Not measured: no GPU was at hand. `saunet benchmark` and the scripts above run on one,
+on the TensorFlow or JAX backend; OpenVINO and ONNX Runtime, as used here, are CPU
+engines, and `engine="auto"` then takes Keras.
+"""
+
+
+def main():
+    """Prints the page."""
+    print(page(), end="")
+
+
+def page():
+    """Returns the text of docs/speed.md."""
+    inference, scaling = read("inference"), read("scaling")
+    return PAGE.format(
+        inference_device=inference[0]["device"],
+        matmul=round(float(inference[0]["matmul_gflops"])),
+        inference=table(
+            {
+                "network": "model",
+                "engine": "engine",
+                "precision": "precision",
+                "ms": "milliseconds",
+                "times faster": "times_faster",
+                "of limit": "of_limit",
+                "largest difference": "difference",
+                "F1": "f1",
+                "AUC": "auc",
+            },
+            inference,
+        ),
+        default=default(inference),
+        scaling=table(
+            {
+                "network": "model",
+                "engine": "engine",
+                "side": "side",
+                "batch": "batch",
+                "ms a call": "milliseconds",
+                "peak MiB": "peak_mib",
+            },
+            scaling,
+        ),
+        training=(RESULTS.parents[1] / "docs" / "speed_training.md").read_text(),
+    )
+
+
+def read(name):
+    """Returns the rows of a file of results."""
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(columns, rows):
+    """Returns a Markdown table; numbers are set to the right."""
+    lines = [
+        list(columns),
+        ["---:" if _number(rows, k) else "---" for k in columns.values()],
+    ]
+    lines += [[row[key] for key in columns.values()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def default(rows):
+    """Says how the default compares, for both networks."""
+    by_key = {(r["model"], r["engine"], r["precision"]): r for r in rows}
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        ratios = (
+            by_key[model, engine, "float32"]["times_faster"]
+            for engine in ("openvino", "keras")
+        )
+        parts.append("`{}`: {} and {} times".format(model, *ratios))
+    return f"Faster than the stock `predict`: {', '.join(parts)}."
+
+
+def _number(rows, key):
+    return rows[0][key].replace(".", "").replace("e-", "").isdigit()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import inspect
 import json
 import os
 import sys
@@ -18,7 +19,8 @@ from saunet.errors import InputError, RunError
 
 SYNTHETIC_SEEDS = {"train": range(8), "test": range(100, 103)}
 DEMO_WEIGHTS = "sa_unet_v2_drive"
-CARD_THRESHOLD = "a vessel is above it; default: the card's, else 0.5"
+THRESHOLD = "a vessel is above it (default: 0.5)"
+CARD_THRESHOLD = "a vessel is above it (default: the card's, else 0.5)"
 
 
 def main(argv=None):
@@ -61,7 +63,10 @@ def _complain(message, status=2):
 
 
 def models(args):
-    """List the networks: their paper, parameters, and GFLOPs at 592 x 592."""
+    """List the networks: paper, parameters, GFLOPs.
+
+    GFLOPs are those of one image of 592 x 592 pixels.
+    """
     _load_framework()
     from saunet.models import FACTS
 
@@ -75,7 +80,10 @@ def models(args):
 
 
 def summary(args):
-    """Count a network's parameters and floating-point operations."""
+    """Count a network's parameters and operations.
+
+    Operations as keras-flops counts them: a multiply-add is 2.
+    """
     _load_framework()
     from saunet.models import build_model
     from saunet.profiling import count_flops, count_parameters
@@ -89,12 +97,13 @@ def summary(args):
     }
     if args.json:
         return _print_json(facts)
+    facts["gflops"] = f"{facts['gflops']:,}"
     facts["input_size"] = "{} x {}".format(*args.input_size)
     _print_table(("", facts.pop("model")), facts.items())
 
 
 def benchmark(args):
-    """Time a network on this machine, on every engine that is installed."""
+    """Time a network here, on every installed engine."""
     _load_framework()
     from saunet.models import build_model
     from saunet.profiling import compare_engines
@@ -125,13 +134,18 @@ def benchmark(args):
 
 
 def train(args):
-    """Train a network on a dataset."""
+    """Train a network on a dataset.
+
+    The run folder holds the recipe, a log and the weights; a killed run goes on
+    with --resume.
+    """
     _load_framework()
     from saunet.training import train
 
     samples, recipe = _samples(args, "train"), _recipe(args)
+    progress = not (args.quiet or args.json)  # Keras prints it on stdout
     try:
-        train(recipe, samples, args.out, resume=args.resume, progress=not args.quiet)
+        train(recipe, samples, args.out, resume=args.resume, progress=progress)
     except KeyboardInterrupt:
         print(
             "saunet: interrupted; every whole epoch is kept, and the same command "
@@ -139,11 +153,16 @@ def train(args):
             file=sys.stderr,
         )
         return 130
-    print(f"the trained weights are in {args.out}")
+    weights = str(Path(args.out) / "last.weights.h5")
+    _print_done(args, {"weights": weights}, f"{weights} written")
 
 
 def predict(args):
-    """Segment photographs: a probability, a mask and an overlay for each."""
+    """Segment photographs: probability, mask, overlay.
+
+    Of each photograph <stem>_prob.png (16 bits, 65535 is 1), <stem>_mask.png (0 or
+    255) and <stem>_overlay.png are written.
+    """
     _load_framework()
     from saunet.inference import load_segmenter, predict_files
 
@@ -155,30 +174,28 @@ def predict(args):
         views=8 if args.tta else 1,
         progress=_show_progress(args),
     )
-    written, skipped = result["written"], result["skipped"]
-    print(
-        f"{len(written)} segmented into {args.out}, {result['ignored']} files ignored"
-    )
-    for reason in skipped.values():
-        print(f"saunet: skipped: {reason}", file=sys.stderr)
-    # What was asked for by name and cannot be read is an error; in a folder it is
-    # a line of the summary.
-    return 2 if {Path(name) for name in args.inputs} & set(skipped) else 0
+    line = f"{_number(len(result['written']), 'photograph')} segmented into {args.out}"
+    if result["ignored"]:
+        line += f", {_number(result['ignored'], 'other file')} ignored"
+    result["skipped"] = {str(path): why for path, why in result["skipped"].items()}
+    _print_done(args, result, line)
+    return _report_skipped(args, result["skipped"])
 
 
 def convert(args):
-    """Write weights in another format."""
+    """Write weights for Keras 3 or Keras 2."""
     _load_framework()
     from saunet.inference import load_segmenter
     from saunet.weights import save_weights
 
     model = load_segmenter(args.weights, args.model).model
     save_weights(model, args.out, file_format=args.format)
-    print(f"{args.out} written, {args.format} format")
+    line = f"{args.out} written, {args.format} format"
+    _print_done(args, {"written": args.out, "format": args.format}, line)
 
 
 def export(args):
-    """Write a network for other programs: ONNX, OpenVINO, LiteRT, SavedModel."""
+    """Write a network as ONNX, OpenVINO, LiteRT, SavedModel."""
     _load_framework()
     from saunet.inference import export_segmenter, load_segmenter
 
@@ -189,7 +206,8 @@ def export(args):
     checked = "not checked: what runs it is not installed"
     if difference is not None:
         checked = f"at most {difference:.1g} from Keras on a drawn photograph"
-    print(f"{args.out} written, {args.format} format; {checked}")
+    facts = {"written": args.out, "format": args.format, "difference": difference}
+    _print_done(args, facts, f"{args.out} written, {args.format} format; {checked}")
 
 
 def evaluate(args):
@@ -219,7 +237,11 @@ def evaluate(args):
 
 
 def score(args):
-    """Score the maps in a folder against the truth in another."""
+    """Score the maps in a folder against the truth.
+
+    Files are paired by the number or the name that both sides share: 01_test.png and
+    01_manual1.gif are image 01.
+    """
     from saunet.evaluation import score_folders
 
     result = score_folders(
@@ -234,7 +256,7 @@ def score(args):
 
 
 def report(args):
-    """Write one HTML page about a training run or a folder of vessel maps."""
+    """Write one HTML page about a run or a folder of maps."""
     from saunet.report import check_out, is_run, maps_page, run_page, write_page
 
     run = is_run(args.folder)
@@ -265,28 +287,27 @@ def report(args):
             **protocol,
         )
     size = write_page(html, out)
-    print(f"{out} written, {size / 1e6:.1f} MB")
+    facts = {"written": str(out), "bytes": size}
+    _print_done(args, facts, f"{out} written, {size / 1e6:.1f} MB")
 
 
 def measure(args):
-    """Measure the vessels in masks: density, calibre, tortuosity, branching."""
+    """Measure vessels: density, calibre, tortuosity.
+
+    One row a mask, in a CSV file.
+    """
     from saunet.measures import measure_files
 
     result = measure_files(
         args.inputs, args.out, args.fov, micrometres_per_pixel=args.scale
     )
-    if args.json:
-        _print_json(result)
-    else:
-        print(f"{len(result['images'])} measured into {args.out}")
-    for reason in result["skipped"].values():
-        print(f"saunet: skipped: {reason}", file=sys.stderr)
-    named = {str(Path(name)) for name in args.inputs}
-    return 2 if named & set(result["skipped"]) else 0
+    line = f"{_number(len(result['images']), 'mask')} measured into {args.out}"
+    _print_done(args, result, line)
+    return _report_skipped(args, result["skipped"])
 
 
 def demo(args):
-    """Segment synthetic photographs whose vessels are known, and score the maps."""
+    """Segment drawn photographs and score the maps."""
     _load_framework()
     from saunet.data.images import write_png
     from saunet.evaluation import evaluate, read_probability
@@ -311,21 +332,38 @@ def demo(args):
     result = evaluate(
         maps, samples, region="fov", pooling="pooled", threshold=segmenter.threshold
     )
-    _print_scores(result, f"{segmenter.name} on synthetic photographs")
-    print(f"Photographs, vessel maps and errors are in {folder}; panel.png shows all")
+    _print_scores(result, f"{segmenter.name} on synthetic photographs", args.json)
+    if not (args.json or args.quiet):
+        print(f"photographs, maps and errors are in {folder}; panel.png shows all")
 
 
 def doctor(args):
-    """Check a dataset's folder: missing, wrongly sized, not binary, twice there."""
+    """Check a dataset's folder for what spoils a training.
+
+    Files that are missing or unreadable, sizes that differ, labels that are not
+    binary, pictures that occur twice. Exit status 2 if there is any.
+    """
     from saunet.data.datasets import DATASETS, check_dataset
 
     _lookup("dataset", args.dataset, DATASETS)
     problems = check_dataset(args.dataset, _data_dir(args))
-    print("\n".join(problems or ["no problems"]))
+    facts = {"dataset": args.dataset, "problems": problems}
+    _print_done(args, facts, "\n".join(problems or ["no problems"]))
     return 2 if problems else 0
 
 
 # Parsing.
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the completion script of a shell and exits."""
+
+    def __call__(self, parser, namespace, shell, option_string=None):
+        _load_framework()
+        from saunet.completion import completion_script
+
+        print(completion_script(parser, shell))
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -337,15 +375,29 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser():
     parser = _Parser(
-        prog="saunet", description="Retinal vessel segmentation by SA-UNet and kin."
+        prog="saunet",
+        description="Retinal vessel segmentation: SA-UNet and its relatives.",
+        epilog="`saunet COMMAND --help` shows a command's options.",
     )
-    parser.add_argument("--version", action="version", version=f"saunet {__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"saunet {__version__}",
+        help="show the version and exit",
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        metavar="SHELL",
+        help="print a script for bash, zsh or fish that completes commands with TAB",
+    )
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def verb(function):
         line = _first_line(function)
-        sub = verbs.add_parser(function.__name__, help=line, description=line)
-        sub.set_defaults(verb=function)
+        about = inspect.getdoc(function)
+        sub = verbs.add_parser(function.__name__, help=line, description=about)
+        sub.set_defaults(verb=function, quiet=False)
         return sub
 
     _json_option(verb(models))
@@ -358,7 +410,7 @@ def _parser():
         type=_positive,
         default=[592, 592],
         metavar=("H", "W"),
-        help="the operations are counted at this size (default: 592 592)",
+        help="pixels of the image they are counted for (default: 592 592)",
     )
     _json_option(sub)
 
@@ -370,26 +422,46 @@ def _parser():
         type=_positive,
         default=[592, 592],
         metavar=("H", "W"),
-        help="default: 592 592",
+        help="pixels of an image (default: 592 592)",
     )
     sub.add_argument(
-        "--batch", type=_positive, default=1, metavar="N", help="images a call"
+        "--batch",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="images a call (default: 1)",
     )
     sub.add_argument(
-        "--runs", type=_positive, default=7, metavar="N", help="default: 7"
+        "--runs",
+        type=_positive,
+        default=7,
+        metavar="N",
+        help="timed calls of each engine (default: 7)",
     )
     _json_option(sub)
 
     sub = verb(train)
-    sub.add_argument("--model", help="see `saunet models` (default: the recipe's)")
+    sub.add_argument(
+        "--model", metavar="M", help="see `saunet models` (default: the recipe's)"
+    )
     _dataset_options(sub)
     sub.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    sub.add_argument("--recipe", metavar="NAME", default="cpu", help="default: cpu")
-    sub.add_argument("--epochs", type=_positive, metavar="N")
-    sub.add_argument("--batch-size", type=_positive, metavar="N")
-    sub.add_argument("--seed", type=int)
     sub.add_argument(
-        "--mixed-precision", action="store_true", help="compute in bfloat16"
+        "--recipe",
+        metavar="NAME",
+        default="cpu",
+        help="how to train: smoke (a minute), cpu (default), sa_unet_paper, ...; "
+        "an unknown name lists all",
+    )
+    sub.add_argument(
+        "--epochs", type=_positive, metavar="N", help="default: the recipe's"
+    )
+    sub.add_argument(
+        "--batch-size", type=_positive, metavar="N", help="default: the recipe's"
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="default: the recipe's")
+    sub.add_argument(
+        "--mixed-precision", action="store_true", help="multiply in bfloat16"
     )
     sub.add_argument(
         "--set",
@@ -399,20 +471,25 @@ def _parser():
         help="any other field of the recipe; may be repeated",
     )
     sub.add_argument("--resume", action="store_true", help="go on with a killed run")
-    _quiet_option(sub)
+    _output_options(sub)
 
     sub = verb(predict)
-    sub.add_argument("inputs", nargs="+", metavar="IMAGE_OR_FOLDER")
+    sub.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IMAGE_OR_FOLDER",
+        help="photographs, and folders of them",
+    )
     _weights_options(sub)
     _engine_options(sub)
-    sub.add_argument("--out", required=True, metavar="DIR")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     sub.add_argument(
         "--tta",
         action="store_true",
         help="mean over flips and quarter turns: 8 times slower",
     )
     sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
-    _quiet_option(sub)
+    _output_options(sub)
 
     sub = verb(evaluate)
     _weights_options(sub)
@@ -421,37 +498,43 @@ def _parser():
     _split_option(sub)
     _protocol_options(sub)
     sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
-    _quiet_option(sub)
-    _json_option(sub)
+    _output_options(sub)
 
     sub = verb(score)
-    sub.add_argument("--predictions", required=True, metavar="DIR")
-    sub.add_argument("--truth", required=True, metavar="DIR")
+    sub.add_argument(
+        "--predictions", required=True, metavar="DIR", help="maps to be scored"
+    )
+    sub.add_argument("--truth", required=True, metavar="DIR", help="labels")
     sub.add_argument("--fov", metavar="DIR", help="masks of the field of view")
     _protocol_options(sub, required=True)
     sub.add_argument(
-        "--threshold", type=float, metavar="T", default=0.5, help="default: 0.5"
+        "--threshold", type=float, metavar="T", default=0.5, help=THRESHOLD
     )
     _json_option(sub)
 
     sub = verb(report)
-    sub.add_argument("folder", metavar="RUN_OR_FOLDER")
+    sub.add_argument(
+        "folder", metavar="RUN_OR_FOLDER", help="of `saunet train`, or vessel maps"
+    )
     sub.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
     maps = sub.add_argument_group("a folder of vessel maps")
     maps.add_argument("--truth", metavar="DIR", help="labels to score the maps by")
     maps.add_argument("--fov", metavar="DIR", help="masks of the field of view")
     maps.add_argument("--images", metavar="DIR", help="the photographs, to show them")
-    _dataset_options(sub.add_argument_group("a training run"), required=False)
-    _split_option(sub)
-    _protocol_options(sub)
-    sub.set_defaults(region=None)  # fov wherever there are masks
+    run = sub.add_argument_group("a training run")
+    _dataset_options(run, required=False)
+    _split_option(run)
+    _protocol_options(sub, region_default="fov where there are masks")
+    sub.set_defaults(region=None)
     sub.add_argument(
-        "--threshold", type=float, metavar="T", default=0.5, help="default: 0.5"
+        "--threshold", type=float, metavar="T", default=0.5, help=THRESHOLD
     )
-    _quiet_option(sub)
+    _output_options(sub)
 
     sub = verb(measure)
-    sub.add_argument("inputs", nargs="+", metavar="MASK_OR_FOLDER")
+    sub.add_argument(
+        "inputs", nargs="+", metavar="MASK_OR_FOLDER", help="masks, and folders of them"
+    )
     sub.add_argument("--fov", metavar="DIR", help="masks of the field of view")
     sub.add_argument(
         "--scale",
@@ -459,28 +542,35 @@ def _parser():
         metavar="UM_PER_PIXEL",
         help="micrometres a pixel is wide: lengths in micrometres, too",
     )
-    sub.add_argument("--out", required=True, metavar="FILE.csv")
-    _json_option(sub)
+    sub.add_argument("--out", required=True, metavar="FILE.csv", help="table to write")
+    _output_options(sub)
 
     sub = verb(doctor)
-    _dataset_options(sub, fold=False)
+    _dataset_options(sub, fold=False, synthetic=False)
+    _json_option(sub)
 
     sub = verb(demo)
-    sub.add_argument("--out", default="demo", metavar="DIR", help="default: ./demo")
-    _quiet_option(sub)
+    sub.add_argument(
+        "--out", default="demo", metavar="DIR", help="folder to write to; default: demo"
+    )
+    _output_options(sub)
 
     sub = verb(convert)
     _weights_options(sub)
-    sub.add_argument("--out", required=True, metavar="FILE")
+    sub.add_argument("--out", required=True, metavar="FILE", help="file to write")
     sub.add_argument(
         "--format",
         choices=("keras", "legacy"),
         default="keras",
-        help="Keras 3 .weights.h5 (keras), or the .h5 of Keras 2 (legacy)",
+        help="Keras 3's .weights.h5 (keras, default) or Keras 2's .h5 (legacy)",
     )
+    _output_options(sub)
+
     sub = verb(export)
     _weights_options(sub)
-    sub.add_argument("--out", required=True, metavar="PATH")
+    sub.add_argument(
+        "--out", required=True, metavar="PATH", help="file or folder to write"
+    )
     sub.add_argument(
         "--format",
         choices=("onnx", "openvino", "litert", "saved_model"),
@@ -493,6 +583,7 @@ def _parser():
         metavar="IMAGE_OR_FOLDER",
         help="onnx: convolve 8-bit integers, scaled on some eight training images",
     )
+    _output_options(sub)
     return parser
 
 
@@ -507,7 +598,9 @@ def _weights_options(sub):
         metavar="NAME_OR_H5",
         help="a shipped name, a folder with card.json, an .h5 or exported .onnx file",
     )
-    sub.add_argument("--model", help="the network that an .h5 file belongs to")
+    sub.add_argument(
+        "--model", metavar="M", help="the network that an .h5 file belongs to"
+    )
 
 
 def _engine_options(sub):
@@ -523,7 +616,9 @@ def _engine_options(sub):
         default="float32",
         help="bfloat16: faster, coarser (default: float32)",
     )
-    sub.add_argument("--threads", type=_positive, metavar="N", help="default: all")
+    sub.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: all)"
+    )
 
 
 def _engine(args):
@@ -535,36 +630,65 @@ def _split_option(sub):
         "--split",
         choices=("test", "train", "all"),
         default="test",
-        help="default: test",
+        help="part of the dataset (default: test)",
     )
 
 
-def _dataset_options(sub, *, fold=True, required=True):
+def _dataset_options(sub, *, fold=True, required=True, synthetic=True):
     sub.add_argument(
-        "--dataset", required=required, help="drive, chase_db1, stare, synthetic"
+        "--dataset",
+        required=required,
+        metavar="D",
+        help="drive, chase_db1, stare" + (", synthetic" if synthetic else ""),
     )
     sub.add_argument("--data-dir", metavar="DIR", help="where it was unpacked")
     if fold:
-        sub.add_argument("--fold", type=int, help="which fold is the test part (stare)")
+        sub.add_argument(
+            "--fold",
+            type=int,
+            metavar="N",
+            help="stare: the fold that is the test part, 0 to 4 (default: 4)",
+        )
 
 
-def _protocol_options(sub, *, required=False):
-    for option, choices in (
-        ("--region", ("fov", "frame")),
-        ("--pooling", ("pooled", "mean")),
+def _protocol_options(sub, *, required=False, region_default="fov"):
+    for option, choices, what, default in (
+        ("--region", ("fov", "frame"), "the pixels that count", region_default),
+        ("--pooling", ("pooled", "mean"), "one count of all, or a mean", "pooled"),
     ):
-        default = {"required": True} if required else {"default": choices[0]}
-        sub.add_argument(option, choices=choices, **default)
+        if required:
+            how = {"required": True, "help": what}
+        else:
+            how = {"default": choices[0], "help": f"{what} (default: {default})"}
+        sub.add_argument(option, choices=choices, **how)
 
 
-def _quiet_option(sub):
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+def _output_options(sub):
+    sub.add_argument(
+        "--quiet", action="store_true", help="no progress, no closing line"
+    )
+    _json_option(sub)
 
 
 def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _scale(text):
+    if text in ("auto", "none"):
+        return 1 if text == "none" else text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not auto, none or a number"
+        ) from error
+
+
+def _tile(text):
+    return text if text == "whole" else _positive(text)
 
 
 def _recipe(args):
@@ -692,14 +816,42 @@ def _print_json(facts):
     print(json.dumps(facts, indent=2))
 
 
+def _print_done(args, facts, line):
+    """Prints what was done: JSON, or one line, or with --quiet nothing."""
+    if args.json:
+        _print_json(facts)
+    elif not args.quiet:
+        print(line)
+
+
+def _report_skipped(args, skipped):
+    """Says which files were skipped, on stderr; returns the exit status.
+
+    What was asked for by name and cannot be read is an error; in a folder it is not.
+    """
+    for reason in skipped.values():
+        print(f"saunet: skipped: {reason}", file=sys.stderr)
+    return 2 if {str(Path(name)) for name in args.inputs} & set(skipped) else 0
+
+
+def _number(count, noun):
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _print_table(header, rows):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header)
+    table, rows = Table(), [[_cell(value) for value in row] for row in rows]
+    for name, *cells in zip(header, *rows, strict=True):
+        numbers = all(cell[:1].isdigit() for cell in cells)
+        justify = "right" if numbers else "left"
+        # Where the terminal is too narrow, a cell goes on below: nothing is cut off.
+        table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    Console().print(table)
+        table.add_row(*row)
+    # A pipe or a file has no width.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _cell(value):
@@ -716,7 +868,7 @@ def _print_scores(result, title, as_json=False):
         return
     print(title)
     print(
-        f"{result['images']} images, region {result['region']}, {result['pooling']}, "
-        f"threshold {result['threshold']:g}"
+        f"{result['images']} images, region {result['region']}, pooling "
+        f"{result['pooling']}, threshold {result['threshold']:g}"
     )
     _print_table(("metric", "value"), [(key, result[key]) for key in SCORES])

@@ -424,7 +424,7 @@ def run(capsys, *argv):
 def test_a_folder_becomes_a_table(capsys, folder):
     out = folder / "m.csv"
     status, said, complaint = run(capsys, folder / "maps", "--out", out, "--scale", 5)
-    assert (status, said, complaint) == (0, f"2 measured into {out}\n", "")
+    assert (status, said, complaint) == (0, f"2 masks measured into {out}\n", "")
     rows = read_rows(out)
     assert list(rows[0]) == ["file", *KEYS]
     for row, mask in zip(rows, (CROSS, thick(WYE)), strict=True):
@@ -478,7 +478,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(capsys, folder):
     write_png(folder / "maps" / "04_test_mask.png", gray)
     out = folder / "m.csv"
     status, said, complaint = run(capsys, folder / "maps", "--out", out)
-    assert (status, said) == (0, f"2 measured into {out}\n")
+    assert (status, said) == (0, f"2 masks measured into {out}\n")
     assert len(complaint.splitlines()) == 2
     assert "03_test_mask.png" in complaint
     assert "04_test_mask.png" in complaint

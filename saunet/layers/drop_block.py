@@ -28,9 +28,9 @@ class DropBlock2D(layers.Layer):
     spreads four bits over four bytes.
 
     One seed gives the same masks in eager mode and in a graph. Under XLA
-    (`jit_compile=True`, Keras's default on a GPU) it gives others: there TensorFlow
-    draws the same seed's numbers by ThreeFry, elsewhere by Philox, and Keras does
-    not let a layer choose. Each way repeats itself exactly.
+    (`jit_compile=True`, Keras's default on a GPU) it gives others: Keras leaves the
+    algorithm of a draw to TensorFlow, which is Philox, and another one under XLA.
+    Each way repeats itself exactly.
 
     Args:
         rate: Float in [0, 1), the share of a map to drop: `1 - keep_prob`.

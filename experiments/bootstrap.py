@@ -45,9 +45,11 @@ def paired_bootstrap(ours, theirs, *, draws=10_000, seed=0):
     Raises:
         ValueError: the lengths differ, or there is no image.
     """
+    if len(ours) != len(theirs) or not len(ours):
+        raise ValueError(
+            f"{len(ours)} and {len(theirs)} scores: expected one an image from both"
+        )
     gap = np.asarray(ours, float) - np.asarray(theirs, float)
-    if gap.ndim != 1 or not gap.size:
-        raise ValueError(f"differences of shape {gap.shape}: expected one an image")
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, gap.size, (draws, gap.size))
     low, high = np.percentile(gap[chosen].mean(axis=1), [2.5, 97.5])

@@ -28,6 +28,7 @@ from pathlib import Path
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.data.images import write_bytes
 from saunet.data.padding import padded_size
+from saunet.distribution import DEVICES
 from saunet.errors import InputError, RunError
 from saunet.evaluation import REGIONS, evaluate, mean_scores, to_json
 from saunet.inference import PADDING, Segmenter
@@ -188,6 +189,9 @@ def _parse(paper, rows, argv):
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument(
+        "--devices", choices=DEVICES, default="one", help="all: every GPU there is"
+    )
+    parser.add_argument(
         "--ship", action="store_true", help="put the weights into weights/, with a card"
     )
     return parser.parse_args(argv)
@@ -270,7 +274,7 @@ def _run_job(paper, row, name, seed, args):
     # Before hours of training, not after them.
     tests = load_dataset(row.dataset, args.data_dir, "test", fold=row.fold)
     resume = args.resume and (folder / "run.json").exists()
-    train(recipe, samples, folder, resume=resume)
+    train(recipe, samples, folder, resume=resume, devices=args.devices)
     records = [
         record_of(row, name, recipe, folder, tests, view, seed) for view in views
     ]

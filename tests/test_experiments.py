@@ -1,0 +1,471 @@
+"""The papers' scripts: rows that can be run, results that stay, tables that agree."""
+
+import csv
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from helpers import fundus_like
+from keras import layers
+from scipy import stats
+
+from saunet import training
+from saunet.data.datasets import DATASETS
+from saunet.models import MODELS, build_model
+from saunet.training import RECIPES, Recipe
+from saunet.weights import read_card
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import bootstrap  # noqa: E402
+import others  # noqa: E402
+import runner  # noqa: E402
+import tables  # noqa: E402
+
+PAPERS = {paper: __import__(paper) for paper in tables.PAPERS}
+ROWS = [(paper, row) for paper, module in PAPERS.items() for row in module.ROWS]
+each_row = pytest.mark.parametrize(
+    ("paper", "row"), ROWS, ids=[row.run_name(paper, 0) for paper, row in ROWS]
+)
+
+# ------------------------------------------------------------------ pages
+
+
+def test_every_rendered_page_is_what_the_results_say():
+    for path, text in tables.pages().items():
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.relative_to(ROOT)} differs: run `python experiments/tables.py`"
+        )
+
+
+def test_no_curve_without_results():
+    rendered = {path for path in tables.pages() if path.suffix == ".svg"}
+    assert set((ROOT / "docs").glob("curves_*.svg")) == rendered
+
+
+def test_another_number_in_a_file_is_another_page():
+    results = tables.load_results()
+    before = tables.pages(results)
+    for record in results["others", "drive"]:
+        for score in record["scores"]:
+            score["f1"] += 0.01
+    after = tables.pages(results)
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed == {"README.md", "results.md"}
+
+
+def test_the_measured_part_of_readme_has_no_table_outside_the_block():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured = readme.partition("## Measured")[2].partition("\n## ")[0]
+    assert "|" not in tables.replace_block(measured, "").replace(tables.BEGIN, "")
+
+
+def test_what_is_shipped_is_what_is_recorded():
+    cards = {path.parent.name for path in (ROOT / "weights").glob("*/card.json")}
+    recorded = {
+        f"{runner.label(record)}_{dataset}"
+        for (paper, dataset), records in tables.load_results().items()
+        for record in records
+        if paper in PAPERS and tables.is_shipped(record, dataset)
+    }
+    assert cards == recorded
+
+
+def test_peers_get_the_scores_they_are_known_for():
+    """The values of other people's scorers, rounded as they give them."""
+    results = tables.load_results()
+
+    def scores(dataset, row, region):
+        (record,) = [r for r in results["others", dataset] if r["row"] == row]
+        return runner.find_score(record, region, "pooled")
+
+    assert round(scores("drive", "second_observer", "fov")["f1"], 4) == 0.7891
+    assert round(scores("drive", "second_observer", "frame")["f1"], 4) == 0.7889
+    assert round(scores("chase_db1", "second_observer", "frame")["f1"], 3) == 0.797
+    assert round(scores("stare", "second_observer", "frame")["f1"], 3) == 0.742
+    for region, f1, auc in (("fov", 0.8273, 0.9810), ("frame", 0.8271, 0.9870)):
+        lwnet = scores("drive", "lwnet", region)
+        assert (round(lwnet["f1"], 4), round(lwnet["auc"], 4)) == (f1, auc)
+
+
+# ------------------------------------------------------------------ rows
+
+
+@each_row
+def test_a_row_has_three_recipes_of_its_network(paper, row):
+    assert row.paper.model in MODELS
+    assert row.dataset in DATASETS
+    for name in runner.RECIPE_NAMES:
+        recipe = row.recipe(name, seed=3)
+        assert recipe.seed == 3
+        assert recipe.model == row.paper.model
+        assert recipe.model_kwargs.get("rate", 0) < 0.25
+        assert asdict(recipe) | row.changes == asdict(recipe) or name == "paper"
+        assert recipe.whole_epochs < recipe.epochs
+        if recipe.schedule != "plateau":
+            assert sum(n for n, _ in recipe.learning_rates) == recipe.epochs
+        assert runner.estimate_hours(recipe, row.dataset) > 0
+    assert runner.estimate_hours(row.recipe("budget"), row.dataset) < 4
+
+
+def test_every_option_of_a_row_is_one_of_its_network():
+    options = {
+        (row.paper.model, *sorted(recipe.model_kwargs.items()))
+        for _, row in ROWS
+        for recipe in (row.paper, row.recipe("budget"))
+    }
+    for model, *kwargs in options:
+        known = MODELS[model].__kwdefaults__
+        assert {name for name, _ in kwargs} <= set(known)
+
+
+def test_no_two_rows_share_a_folder():
+    names = [row.run_name("paper", 0) for _, row in ROWS]
+    assert len(set(names)) == len(names)
+
+
+def test_the_budget_of_the_small_networks_is_the_recipe_cpu():
+    rows = {(row.key, row.dataset, row.fold): row for _, row in ROWS}
+    cpu = RECIPES["cpu"]
+    sa_unet = replace(cpu, model="sa_unet", model_kwargs={"rate": 0.1})
+    assert rows["sa_unet", "drive", None].recipe("budget") == sa_unet
+    assert rows["sa_unet_v2", "drive", None].recipe("budget") == cpu
+    bce = rows["sa_unet_v2_bce", "drive", None].recipe("budget")
+    assert bce == replace(cpu, loss="bce")
+
+
+def test_recorded_recipes_are_those_of_the_rows():
+    rows = {(p, r.key, r.dataset, r.fold): r for p, r in ROWS}
+    for (paper, dataset), records in tables.load_results().items():
+        for record in records if paper in PAPERS else ():
+            row = rows[paper, record["row"], dataset, record["fold"]]
+            recipe = row.recipe(record["recipe_name"], record["seed"])
+            assert json.loads(json.dumps(asdict(recipe))) == record["recipe"]
+
+
+def test_the_estimate_is_what_was_measured():
+    """1.711 hours were; the estimate is from other measurements, of single steps."""
+    (record,) = [
+        r
+        for r in tables.load_results()["sa_unet_v2", "drive"]
+        if runner.label(r) == "sa_unet_v2" and r["seed"] == 0
+    ]
+    estimate = runner.estimate_hours(RECIPES["cpu"], "drive")
+    assert estimate == pytest.approx(record["hours"], rel=0.1)
+
+
+def test_published_scores_belong_to_rows():
+    with (ROOT / "experiments/published.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = {
+        (paper, row.dataset, runner.label({"row": row.key, "fold": row.fold}))
+        for paper, row in ROWS
+    }
+    assert {(x["paper"], x["dataset"], x["row"]) for x in lines} <= rows
+    for line in lines:
+        protocol = (line["region"], line["pooling"])
+        assert protocol in {("frame", "pooled"), ("frame", "mean"), ("fov", "mean")} | {
+            ("", "")
+        }
+        assert all(0.6 < float(line[s]) < 1 for s in runner.PUBLISHED_SCORES if line[s])
+
+
+# ------------------------------------------------------------------ runs
+
+TINY = Recipe(
+    model="sa_unet_v2",
+    model_kwargs={},
+    crop=16,
+    batch_size=2,
+    epochs=2,
+    steps_per_epoch=2,
+    learning_rates=((2, 1e-2),),
+)
+ROW = runner.Row("sa_unet_v2", "Tiny", "drive", TINY)
+TRAIN = [fundus_like(32, 32, seed=i, name=f"2{i}") for i in range(3)]
+TEST = [fundus_like(30, 34, seed=9 + i, name=f"0{i}") for i in range(2)]
+
+
+def toy_network(name, **kwargs):
+    x = inputs = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(1, 3, padding="same", name="vessels_conv")(x)
+    x = layers.Activation("sigmoid", dtype="float32", name="vessels")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Returns a function that runs one row on toys, with the given options."""
+    monkeypatch.setattr(training, "build_model", toy_network)
+    monkeypatch.setattr(runner, "build_model", toy_network)
+    monkeypatch.setattr(training, "_tensorboard", lambda folder: [])
+    monkeypatch.setattr(
+        runner,
+        "load_dataset",
+        lambda name, folder, split, fold: TRAIN if split == "train" else TEST,
+    )
+    monkeypatch.setattr(runner, "ROOT", ROOT)
+
+    def run(*options, row=ROW):
+        folders = ["--runs", tmp_path / "runs", "--results", tmp_path / "results"]
+        argv = ["--data-dir", "x", "--recipe", "paper", *folders, *options]
+        return runner.run("toys", [row], [str(word) for word in argv])
+
+    run.path = tmp_path / "results/toys_drive.json"
+    run.runs = tmp_path / "runs"
+    return run
+
+
+def rows_in(path):
+    return json.loads(path.read_text())["rows"]
+
+
+def test_a_run_is_recorded_with_its_images_and_compared(toy, capsys):
+    assert toy() == 0
+    (row,) = rows_in(toy.path)
+    assert (row["row"], row["seed"], row["recipe_name"]) == ("sa_unet_v2", 0, "paper")
+    assert row["parameters"] == {"total": 28, "trainable": 28, "non_trainable": 0}
+    # 592 x 592 sums of 27 products, a bias, and the sigmoid
+    assert row["gflops"] == pytest.approx(592**2 * 55 / 1e9, abs=1e-3)
+    assert row["images"] == ["20", "21", "22"]
+    assert [i["name"] for i in row["per_image"]["frame"]] == ["00", "01"]
+    assert len(row["history"]["loss"]) == 2
+    frame = runner.find_score(row, "frame", "mean")
+    f1 = [i["f1"] or 0 for i in row["per_image"]["frame"]]
+    assert frame["f1"] is None or frame["f1"] == pytest.approx(np.mean(f1))
+    out = capsys.readouterr().out
+    assert "sa_unet_v2_drive_paper" in out
+    assert "hours in all" in out
+
+
+def test_rows_are_added_and_none_is_lost(toy):
+    assert toy() == 0
+    (first,) = rows_in(toy.path)
+    assert toy("--seeds", 1, 2) == 0
+    rows = rows_in(toy.path)
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert rows[0] == first
+    assert rows[1]["history"] != first["history"]
+    assert not list(toy.path.parent.glob("*.part"))
+
+
+def test_a_finished_run_is_only_scored(toy, monkeypatch):
+    assert toy() == 0
+    (first,) = rows_in(toy.path)
+    toy.path.unlink()
+    monkeypatch.setattr(keras.Model, "fit", None)  # calling it is an error
+    assert toy("--resume") == 0
+    assert rows_in(toy.path) == [first]
+    before = toy.path.read_bytes()
+    assert toy("--resume") == 0
+    assert toy.path.read_bytes() == before
+
+
+def test_what_is_recorded_is_not_trained_again_unasked(toy, capsys):
+    assert toy() == 0
+    assert toy() == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "--resume" in message
+
+
+def test_a_dry_run_writes_nothing(toy, capsys):
+    assert toy("--dry-run") == 0
+    assert not toy.path.parent.exists()
+    assert not toy.runs.exists()
+    assert "sa_unet_v2_drive_paper" in capsys.readouterr().out
+
+
+def test_an_unknown_row_is_one_line(toy, capsys):
+    assert toy("--rows", "sa_nuet") == 2
+    assert "no such row; there are sa_unet_v2" in capsys.readouterr().err
+
+
+def test_a_damaged_results_file_is_left_alone(toy, capsys):
+    toy.path.parent.mkdir()
+    toy.path.write_text('{"rows": [1]}')
+    assert toy() == 2
+    assert "is not a file of results" in capsys.readouterr().err
+    assert toy.path.read_text() == '{"rows": [1]}'
+
+
+def test_images_held_out_choose_the_epoch(toy):
+    row = replace(ROW, paper=replace(TINY, validation=("21",)))
+    assert toy(row=row) == 0
+    (record,) = rows_in(toy.path)
+    assert record["weights"] == "best.weights.h5"
+    assert record["images"] == ["20", "22"]
+    assert len(record["history"]["val_loss"]) == 2
+
+
+def test_shipped_weights_say_what_they_never_saw(toy, tmp_path):
+    assert toy() == 0
+    (record,) = rows_in(toy.path)
+    folder = toy.runs / "sa_unet_v2_drive_paper"
+    target = runner.ship(record, ROW, folder, tmp_path / "weights")
+    card = read_card(target)
+    assert card["data"]["images"] == ["20", "21", "22"]
+    assert card["data"]["never_seen"] == ["00", "01"]
+    assert "Never seen" in (target / "README.md").read_text()
+    assert card["scores"][0]["f1"] == record["scores"][0]["f1"]
+    model = toy_network("again")
+    model.load_weights(target / card["weights"])
+    # once more is fine; other weights never take the place
+    runner.ship(record, ROW, folder, tmp_path / "weights")
+    model.set_weights([w + 1 for w in model.get_weights()])
+    model.save_weights(folder / "last.weights.h5")
+    with pytest.raises(runner.InputError, match="another run"):
+        runner.ship(record, ROW, folder, tmp_path / "weights")
+    assert read_card(target) == card
+
+
+def test_large_weights_are_not_shipped(toy, tmp_path, monkeypatch):
+    assert toy() == 0
+    monkeypatch.setattr(runner, "SHIPPED_BYTES", 100)
+    folder = toy.runs / "sa_unet_v2_drive_paper"
+    record = rows_in(toy.path)[0]
+    assert runner.ship(record, ROW, folder, tmp_path / "weights") is None
+    assert not (tmp_path / "weights").exists()
+
+
+def test_the_comparison_subtracts_only_where_the_protocol_is_known():
+    score = dict.fromkeys(runner.PUBLISHED_SCORES, 0.8)
+    score |= {"region": "frame", "pooling": "pooled"}
+    record = {"row": "a", "fold": None, "views": 1, "scores": [score]}
+    known = {"region": "frame", "pooling": "pooled", "f1": 0.82}
+    text = runner.comparison([("drive", record)], {("drive", "a"): [known]})
+    assert text.splitlines()[1].split()[-4:] == ["f1", "0.8000", "0.8200", "-0.0200"]
+    assert len(text.splitlines()) == 2
+    unknown = {"region": "", "pooling": "", "f1": 0.82}
+    text = runner.comparison([("drive", record)], {("drive", "a"): [unknown]})
+    assert "0.8200" not in text
+
+
+def test_the_authors_test_settings_belong_to_their_recipe_alone():
+    (row, _) = PAPERS["ag_net"].ROWS
+    for name, outputs in (("paper", "side_8"), ("budget", None)):
+        kwargs = runner._test_kwargs(row, name, row.recipe(name))
+        assert kwargs.get("outputs") == outputs
+    stare = next(row for _, row in ROWS if row.fold == 4)
+    for name, placement in (("paper", "bottom_right"), ("budget", "centered")):
+        padding = runner._test_padding(stare, name, stare.recipe(name))
+        assert padding["placement"] == placement
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def test_the_p_value_is_the_exact_one_of_scipy():
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0.3, 1, (2, 9))
+    exact = stats.permutation_test(
+        (ours, theirs),
+        lambda a, b: np.mean(a - b),
+        permutation_type="samples",
+        n_resamples=np.inf,
+    )
+    assert bootstrap.paired_bootstrap(ours, theirs).p == pytest.approx(exact.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "p"),
+    [([1], 1), ([1, 1], 0.5), ([1, 2, 3], 0.25), ([1, -1], 1), ([0.1] * 5, 2 / 32)],
+)
+def test_p_values_by_hand(gaps, p):
+    assert bootstrap.paired_bootstrap(gaps, np.zeros(len(gaps))).p == p
+
+
+def test_the_interval_is_that_of_the_mean():
+    gap = np.random.default_rng(0).normal(0.01, 0.02, 400)
+    found = bootstrap.paired_bootstrap(gap + 0.8, np.full(400, 0.8))
+    error = 1.96 * gap.std() / 20
+    assert found.mean == pytest.approx(gap.mean())
+    assert found.low == pytest.approx(gap.mean() - error, abs=0.1 * error)
+    assert found.high == pytest.approx(gap.mean() + error, abs=0.1 * error)
+    assert found.p < 0.001
+    assert found == bootstrap.paired_bootstrap(gap + 0.8, np.full(400, 0.8))
+
+
+def test_equal_methods_do_not_differ():
+    same = bootstrap.paired_bootstrap([0.8, 0.7] * 10, [0.8, 0.7] * 10)
+    assert same == (0, 0, 0, 1, 20)
+
+
+def test_unequal_lengths_are_refused():
+    with pytest.raises(ValueError, match="expected one"):
+        bootstrap.paired_bootstrap([1, 2], [1, 2, 3])
+
+
+def test_holm_by_hand():
+    assert tables.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert tables.holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert tables.holm([]) == []
+
+
+# ------------------------------------------------------------------ tables
+
+
+def record_like(row="sa_unet_v2", seed=0, f1=0.8, fold=None):
+    scores = [
+        {"region": region, "pooling": pooling, "f1": f1, "auc": 0.98}
+        | dict.fromkeys(("sensitivity", "specificity", "accuracy"), 0.9)
+        for region in ("fov", "frame")
+        for pooling in ("pooled", "mean")
+    ]
+    images = [{"name": f"{fold}{i}", "f1": f1, "auc": 0.9} for i in range(4)]
+    return {
+        "row": row,
+        "title": row,
+        "fold": fold,
+        "seed": seed,
+        "recipe_name": "budget",
+        "views": 1,
+        "scores": scores,
+        "per_image": {"fov": images, "frame": images},
+        "history": {"loss": [0.5, 0.25], "val_loss": [0.5, 0.4]},
+    }
+
+
+def test_seeds_become_a_mean_and_a_deviation():
+    records = [record_like(seed=0, f1=0.8), record_like(seed=1, f1=0.82)]
+    page = tables.results_page({("sa_unet_v2", "drive"): records})
+    # sqrt(2) / 100 is the deviation of two numbers 0.02 apart
+    assert "| budget | 0, 1 | frame mean | 260,521 | 21.190 | 0.8100 ± 0.0141 |" in page
+    assert "| 0.8282 | -0.0182 |" in page
+
+
+def test_five_folds_become_a_mean_over_all_images():
+    records = [record_like(fold=fold, f1=0.7 + fold / 100) for fold in range(5)]
+    page = tables.results_page({("sa_unet_v2", "stare"): records})
+    assert "| all 20 images | budget | 0 | frame mean |  |  | 0.7200 |" in page
+    page = tables.results_page({("sa_unet_v2", "stare"): records[:4]})
+    assert "all 16 images" not in page
+
+
+def test_curves_end_where_the_losses_do():
+    text = tables.curves({"a": {"loss": [1.0, 0.5]}})
+    (line,) = [x for x in text.splitlines() if x.startswith("<polyline")]
+    last = line.partition('points="')[2].partition('"')[0].split()[-1]
+    x, y = map(float, last.split(","))
+    assert x == tables.LEFT + tables.WIDTH
+    assert y == pytest.approx(tables.TOP + tables.HEIGHT * (1 - 0.5 / 1.02), abs=0.1)
+
+
+def test_an_observer_is_scored_against_the_first():
+    samples = [replace(s, second_observer=s.vessels) for s in TEST]
+    record = others.observer(samples)
+    assert [s["f1"] for s in record["scores"]] == [1, 1, 1, 1]
+    assert record["binary"]
+
+
+def test_ag_net_takes_the_weights_of_all_outputs_for_one():
+    sizes = {
+        name: [w.shape for w in build_model("ag_net", outputs=name).weights]
+        for name in ("all", "side_8")
+    }
+    assert sizes["all"] == sizes["side_8"]

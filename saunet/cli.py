@@ -145,7 +145,14 @@ def train(args):
     samples, recipe = _samples(args, "train"), _recipe(args)
     progress = not (args.quiet or args.json)  # Keras prints it on stdout
     try:
-        train(recipe, samples, args.out, resume=args.resume, progress=progress)
+        train(
+            recipe,
+            samples,
+            args.out,
+            resume=args.resume,
+            progress=progress,
+            devices=args.devices,
+        )
     except KeyboardInterrupt:
         print(
             "saunet: interrupted; every whole epoch is kept, and the same command "
@@ -161,7 +168,8 @@ def predict(args):
     """Segment photographs: probability, mask, overlay.
 
     Of each photograph <stem>_prob.png (16 bits, 65535 is 1), <stem>_mask.png (0 or
-    255) and <stem>_overlay.png are written.
+    255) and <stem>_overlay.png are written, and in manifest.csv a row. What the
+    manifest says was done with the same settings is not done again.
     """
     _load_framework()
     from saunet.inference import load_segmenter, predict_files
@@ -172,9 +180,14 @@ def predict(args):
         args.out,
         threshold=args.threshold,
         views=8 if args.tta else 1,
+        tile=args.tile,
+        scale=args.scale,
+        zero_outside=args.zero_outside,
         progress=_show_progress(args),
     )
     line = f"{_number(len(result['written']), 'photograph')} segmented into {args.out}"
+    if result["unchanged"]:
+        line += f", {result['unchanged']} done before"
     if result["ignored"]:
         line += f", {_number(result['ignored'], 'other file')} ignored"
     result["skipped"] = {str(path): why for path, why in result["skipped"].items()}
@@ -471,6 +484,12 @@ def _parser():
         help="any other field of the recipe; may be repeated",
     )
     sub.add_argument("--resume", action="store_true", help="go on with a killed run")
+    sub.add_argument(
+        "--devices",
+        choices=("one", "all"),
+        default="one",
+        help="all: each GPU of the machine takes its share of a batch",
+    )
     _output_options(sub)
 
     sub = verb(predict)
@@ -489,6 +508,25 @@ def _parser():
         help="mean over flips and quarter turns: 8 times slower",
     )
     sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
+    sub.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="auto|none|FACTOR",
+        help="scale what the network sees; auto: until the field of view is as wide as "
+        "in the training images (default: auto where the card says how wide)",
+    )
+    sub.add_argument(
+        "--tile",
+        type=_tile,
+        metavar="whole|N",
+        help="cut large photographs into tiles of N x N pixels (default: 1024, from 4 "
+        "megapixels on)",
+    )
+    sub.add_argument(
+        "--zero-outside",
+        action="store_true",
+        help="no vessel outside the field of view",
+    )
     _output_options(sub)
 
     sub = verb(evaluate)

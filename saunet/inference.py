@@ -1,16 +1,28 @@
 """From a fundus photograph of any size to its vessel map, and from files to files."""
 
+import hashlib
 import json
 import os
 import tempfile
-from collections import Counter
+import time
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
-from saunet import viz, weights
+from saunet import __version__, viz, weights
+from saunet.data.field import field_of_view, resize, scale_factor, scaled_size
 from saunet.data.images import (
     IMAGE_SUFFIXES,
     image_stem,
@@ -18,8 +30,10 @@ from saunet.data.images import (
     read_image,
     write_png,
 )
+from saunet.data.manifest import Manifest
 from saunet.data.padding import pad, padded_size, unpad
 from saunet.data.synthetic import synthetic_fundus
+from saunet.data.tiling import HALO, RAMP, predict_tiles
 from saunet.engines import (
     METADATA,
     KerasEngine,
@@ -35,9 +49,17 @@ from saunet.models import build_model, list_models
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
 OUTPUTS = ("prob", "mask", "overlay")
 
-# Of the padded image. SA-UNetv2 takes about 250 bytes a pixel on a CPU, so 8 GB;
-# no fundus camera makes larger pictures.
+# What the engine gets at once. SA-UNetv2 takes about 250 bytes a pixel on a CPU, so
+# 8 GB; no fundus camera makes larger pictures.
 MAX_PIXELS = 32_000_000
+
+# A padded image of more pixels is cut into tiles of TILE x TILE.
+WHOLE_PIXELS = 2048**2
+TILE = 1024
+
+# Photographs in memory beside the one that the network sees.
+READ_AHEAD = 2
+WRITERS = 2
 
 # Flipped axes of one image (rows, columns). Each of them undoes itself.
 FLIPS = ((), (0,), (1,), (0, 1))
@@ -58,6 +80,9 @@ class Segmenter:
             `None`. It is made by the first prediction, with the weights of then.
         precision: "float32", or "bfloat16" (OpenVINO).
         threads: CPU threads of OpenVINO and ONNX Runtime; their choice by default.
+        fov_diameter: of the training images' fields of view, pixels; `None` where it
+            is not known, and then `predict` cannot scale by it.
+        digest: str, what tells the network from others where `model` is `None`.
 
     Raises:
         InputError: the threshold or the padding makes no sense, or there is no such
@@ -74,6 +99,8 @@ class Segmenter:
         engine="auto",
         precision="float32",
         threads=None,
+        fov_diameter=None,
+        digest=None,
     ):
         padding = dict(PADDING if padding is None else padding)
         if set(padding) != set(PADDING):
@@ -83,6 +110,9 @@ class Segmenter:
         self.model = model
         self.threshold = checked_threshold(threshold)
         self.padding = padding
+        self.fov_diameter = fov_diameter
+        self.digest = digest
+        self.precision = precision
         self.name = model.name if name is None else name
         self._engine = None
         if isinstance(engine, str):
@@ -100,7 +130,7 @@ class Segmenter:
             self._engine = self._make_engine()
         return self._engine
 
-    def predict(self, image, *, views=1):
+    def predict(self, image, *, views=1, tile=None, scale=1, zero_outside=False):
         """Returns the vessel probability of every pixel.
 
         Args:
@@ -108,60 +138,149 @@ class Segmenter:
             views: test-time augmentation. 1: the image as it is. 4: the mean
                 over its flips. 8: over its flips and rotations by 90 degrees;
                 costs eight times as much.
+            tile: side of the square tiles that the padded image is cut into, pixels;
+                or "whole"; by default whole up to `WHOLE_PIXELS`, else `TILE`.
+            scale: what the network sees is so many times as large; the result is
+                scaled back. "auto": so that the field of view gets the diameter of
+                the training images', unless it is near (`saunet.data.field`).
+            zero_outside: set the probability to 0 outside the field of view.
 
         Returns:
             (H, W) float32 in [0, 1], at the image's own size.
 
         Raises:
-            InputError: not such an image, too large a one, or another number of
-                views.
+            InputError: not such an image, too large a one for "whole", or an option
+                that is none of these.
         """
         image = np.asarray(image)
-        _check_shape(image)
-        self._padded_size(image)  # before the copies that follow
-        image = _unit_range(image)
-        if views not in (1, 4, 8):
-            raise InputError(f"{views!r} views: expected 1, 4 (flips) or 8 (and turns)")
+        _check_image(image)
+        self.check_options(views=views, tile=tile, scale=scale)
+        fov, factor = None, scale
+        if scale == "auto" or zero_outside:
+            fov, diameter = field_of_view(_bytes(image))
+        if scale == "auto":
+            factor = scale_factor(diameter, self.fov_diameter)
+        size = scaled_size(image.shape, factor)
+        self._tile(size, tile)  # before anything is computed
+        probability = resize(
+            self._views(resize(image, size), views, tile), image.shape[:2]
+        )
+        if zero_outside:
+            probability = probability * fov
+        return probability
+
+    def mask(self, image, **options):
+        """Returns (H, W) uint8: 1 where the probability is above the threshold.
+
+        Args:
+            image: as in `predict`.
+            **options: likewise.
+        """
+        return (self.predict(image, **options) > self.threshold).astype(np.uint8)
+
+    def _views(self, image, views, tile):
         maps = []
         for transposed in (False, True) if views == 8 else (False,):
             turned = image.swapaxes(0, 1) if transposed else image
             for axes in FLIPS[: min(views, 4)]:
-                vessels = np.flip(self._run(np.flip(turned, axes)), axes)
+                vessels = np.flip(self._run(np.flip(turned, axes), tile), axes)
                 maps.append(vessels.T if transposed else vessels)
         return np.mean(maps, axis=0, dtype=np.float32) if views > 1 else maps[0]
 
-    def mask(self, image, *, views=1):
-        """Returns (H, W) uint8: 1 where the probability is above the threshold."""
-        return (self.predict(image, views=views) > self.threshold).astype(np.uint8)
+    def check_options(self, *, views=1, tile=None, scale=1, zero_outside=False):
+        """Raises `InputError` for options that `predict` takes of no image."""
+        if views not in (1, 4, 8):
+            raise InputError(f"{views!r} views: expected 1, 4 (flips) or 8 (and turns)")
+        if tile not in (None, "whole"):
+            self._check_tile(tile)
+        if scale == "auto":
+            if self.fov_diameter is None:
+                raise InputError(
+                    f'scale "auto": {self.name} does not say the field of view\'s '
+                    f"diameter in its training images; give a factor instead"
+                )
+        elif isinstance(scale, str) or not 0 < scale < np.inf:
+            raise InputError(
+                f'scale {scale!r}: expected "auto" or a factor, such as 0.5'
+            )
+
+    @property
+    def fingerprint(self):
+        """One word for the network, its weights, padding and precision."""
+        digest = hashlib.sha256(json.dumps(self.padding, sort_keys=True).encode())
+        digest.update(f"{self.digest} {self.precision} {self.fov_diameter}".encode())
+        for array in [] if self.model is None else self.model.get_weights():
+            digest.update(array.tobytes())
+        return f"{'_'.join(self.name.split())}:{digest.hexdigest()[:16]}"
 
     def prepare(self, image):
         """Returns what the network sees of an image: (1, H, W, 3) float32, padded."""
         image = np.asarray(image)
-        _check_shape(image)
-        full = self._padded_size(image)  # before the copies that follow
+        _check_image(image)
+        self._tile(image.shape, "whole")
+        full = self._padded_size(image.shape)
         return pad(_unit_range(image), full, self.padding["placement"])[np.newaxis]
 
-    def _run(self, image):
-        padded = self.prepare(image)
-        vessels = self.engine(padded)[0, ..., 0]
-        vessels = unpad(vessels, image.shape[:2], self.padding["placement"])
-        return np.ascontiguousarray(vessels)
+    def _run(self, image, tile):
+        """Returns the (H, W) float32 probability of one view of a checked image."""
+        full = self._padded_size(image.shape)
+        sides = self._tile(image.shape, tile)
+        if sides == full:
+            vessels = self._engine_on(pad(image, full, self.padding["placement"]))
+            vessels = unpad(vessels, image.shape[:2], self.padding["placement"])
+            return np.ascontiguousarray(vessels)
+        return predict_tiles(
+            self._engine_on,
+            image,
+            full,
+            sides,
+            placement=self.padding["placement"],
+            step=self.padding["multiple"],
+        )
 
-    def _padded_size(self, image):
-        height, width = image.shape[:2]
-        full = padded_size(
-            height,
-            width,
+    def _engine_on(self, pixels):
+        return self.engine(_unit_range(pixels)[np.newaxis])[0, ..., 0]
+
+    def _padded_size(self, shape):
+        return padded_size(
+            *shape[:2],
             multiple=self.padding["multiple"],
             square=self.padding["square"],
         )
-        if full[0] * full[1] > MAX_PIXELS:
+
+    def _tile(self, shape, tile):
+        """Returns the (height, width) of what the engine gets of an image at once."""
+        full = self._padded_size(shape)
+        if tile is None and full[0] * full[1] > WHOLE_PIXELS:
+            step = self.padding["multiple"]
+            tile = -(-TILE // step) * step
+        if tile in (None, "whole"):
+            sides = full
+        else:
+            sides = tuple(min(tile, side) for side in full)
+        if sides[0] * sides[1] > MAX_PIXELS:
+            what = f"a tile of {tile}x{tile} pixels"
+            if sides == full:
+                what = (
+                    f"an image of {shape[1]}x{shape[0]} pixels, padded to "
+                    f"{full[1]}x{full[0]}, as a whole"
+                )
             raise InputError(
-                f"an image of {width}x{height} pixels, padded to {full[1]}x{full[0]}: "
-                f"expected at most {MAX_PIXELS // 10**6} megapixels; scale it down to "
-                f"the size of the training images"
+                f"{what}: expected at most {MAX_PIXELS // 10**6} megapixels; use "
+                f"tiles of {TILE}"
             )
-        return full
+        return sides
+
+    def _check_tile(self, tile):
+        step = self.padding["multiple"]
+        least = -(-(2 * HALO + RAMP) // step) * step + step
+        if isinstance(tile, bool) or not isinstance(tile, int | np.integer):
+            raise InputError(f'tile {tile!r}: expected "whole" or a number of pixels')
+        if tile < least or tile % step:
+            raise InputError(
+                f"tile {tile}: expected a multiple of {step} from {least} on, such "
+                f"as {-(-TILE // step) * step}"
+            )
 
 
 def checked_threshold(value):
@@ -171,17 +290,14 @@ def checked_threshold(value):
     return float(value)
 
 
-def _check_shape(image):
+def _check_image(image):
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(
             f"image of shape {image.shape}: expected (height, width, 3), RGB; "
             f"read files with saunet.data.images.read_image"
         )
-
-
-def _unit_range(image):
     if image.dtype == np.uint8:
-        return image.astype(np.float32) / 255
+        return
     if not np.issubdtype(image.dtype, np.floating):
         raise InputError(
             f"image of type {image.dtype}: expected uint8, or float in [0, 1]; "
@@ -193,6 +309,17 @@ def _unit_range(image):
             f"float image with values from {low:g} to {high:g}: expected [0, 1]; "
             f"divide 8-bit values by 255"
         )
+
+
+def _bytes(image):
+    if image.dtype == np.uint8:
+        return image
+    return np.round(image * 255).astype(np.uint8)
+
+
+def _unit_range(image):
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255
     return image.astype(np.float32)
 
 
@@ -215,6 +342,7 @@ def load_pretrained(name_or_folder, **engine):
         model,
         threshold=card["threshold"]["value"],
         padding=card["preprocessing"]["padding"],
+        fov_diameter=card["preprocessing"].get("fov_diameter"),
         name=card["name"],
         **engine,
     )
@@ -271,8 +399,11 @@ def _load_onnx(path, model, engine="auto", precision="float32", threads=None):
         None,
         threshold=about["threshold"],
         padding=about["padding"],
+        fov_diameter=about.get("fov_diameter"),
         name=about["name"],
         engine=runner,
+        precision=precision,
+        digest=weights.sha256_of(path),
     )
 
 
@@ -305,6 +436,7 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
         "model": segmenter.model.name,
         "threshold": segmenter.threshold,
         "padding": segmenter.padding,
+        "fov_diameter": segmenter.fov_diameter,
     }
     export(
         segmenter.model,
@@ -325,7 +457,8 @@ def find_images(inputs):
     """Lists the photographs that files and folders stand for.
 
     Args:
-        inputs: paths. Of a folder, its own image files in sorted order.
+        inputs: paths. Of a folder, the image files in it and in the folders below,
+            hidden ones left out, in sorted order.
 
     Returns:
         (list of paths, number of other files that the folders hold).
@@ -333,23 +466,50 @@ def find_images(inputs):
     Raises:
         InputError: a path that is not there, or a folder without an image.
     """
+    found, ignored = _find(inputs)
+    return [path for path, _ in found], ignored
+
+
+def _find(inputs, out_dir=None, results=()):
+    """As `find_images`, each path with the place of its result in `out_dir`.
+
+    Left out: what `out_dir`, where it is below a folder of `inputs`, holds; and files
+    whose resolved path is among `results`.
+    """
     found, ignored = [], 0
     for path in map(Path, inputs):
         if not path.is_dir():
             if not path.exists():
                 raise InputError(f"{path}: no such file or folder; check the path")
-            found.append(path)
+            found.append((path, image_stem(path)))
             continue
-        files = [p for p in sorted(path.iterdir()) if p.is_file()]
-        images = [p for p in files if is_image_name(p) and p.name[0] != "."]
+        files, images = 0, []
+        for folder, below, names in os.walk(path):
+            below[:] = sorted(
+                name
+                for name in below
+                if name[0] != "." and not _same(Path(folder) / name, out_dir)
+            )
+            for name in sorted(names):
+                file = Path(folder) / name
+                if file.resolve() in results or not file.is_file():
+                    continue
+                files += 1
+                if is_image_name(file) and name[0] != ".":
+                    place = file.relative_to(path).parent / image_stem(file)
+                    images.append((file, place.as_posix()))
         if not images:
             raise InputError(
-                f"{path}: no image among its {len(files)} files; expected "
+                f"{path}: no image among its {files} files; expected "
                 f"{', '.join(IMAGE_SUFFIXES)}"
             )
         found += images
-        ignored += len(files) - len(images)
+        ignored += files - len(images)
     return found, ignored
+
+
+def _same(folder, out_dir):
+    return out_dir is not None and folder.resolve() == Path(out_dir).resolve()
 
 
 def writable_folder(path):
@@ -368,14 +528,28 @@ def writable_folder(path):
 
 
 def predict_files(
-    segmenter, inputs, out_dir, *, threshold=None, views=1, progress=False
+    segmenter,
+    inputs,
+    out_dir,
+    *,
+    threshold=None,
+    views=1,
+    tile=None,
+    scale=None,
+    zero_outside=False,
+    progress=False,
 ):
     """Segments photographs and writes three pictures for each.
 
     `<stem>_prob.png` is the probability in 16 bits (65535 is 1), `<stem>_mask.png`
     is 255 where it is above the threshold and else 0, `<stem>_overlay.png` is the
-    photograph with the vessels drawn on it. A file that cannot be read is skipped,
-    unless it is the only one.
+    photograph with the vessels drawn on it; those of a folder's sub-folders in
+    sub-folders of the same names. `manifest.csv` gets a row for each. A photograph
+    that the same settings have segmented already, and that has not changed since, is
+    not done again. A file that cannot be read is skipped, unless it is the only one.
+
+    Files are read and written by threads while the network computes; a fixed number
+    of photographs is in memory, however many there are.
 
     Args:
         segmenter: a `Segmenter`.
@@ -383,11 +557,16 @@ def predict_files(
         out_dir: folder to write to; made if need be.
         threshold: the segmenter's own unless given.
         views: as in `Segmenter.predict`.
+        tile: likewise.
+        scale: likewise; by default "auto" where the segmenter knows the diameter of
+            its training images' field of view, else 1.
+        zero_outside: likewise.
         progress: show a bar on stderr.
 
     Returns:
-        `{"written": [stems], "skipped": {path: reason}, "ignored": number of files
-        in the folders that are no images}`.
+        `{"written": [folder and stem], "unchanged": number of photographs done
+        before, "skipped": {path: reason}, "ignored": number of files in the folders
+        that are no images}`.
 
     Raises:
         InputError: nothing to read, nowhere to write, or two photographs (or a
@@ -395,51 +574,147 @@ def predict_files(
     """
     threshold = segmenter.threshold if threshold is None else threshold
     threshold = checked_threshold(threshold)
-    paths, ignored = find_images(inputs)
-    _refuse_collisions(paths, Path(out_dir))
-    folder = writable_folder(out_dir)
-    written, skipped = [], {}
-    for path in track(
-        paths, "segmenting", console=Console(stderr=True), disable=not progress
-    ):
-        try:
-            image = read_image(path)
-            probability = segmenter.predict(image, views=views)
-        except InputError as error:
-            # The file's name is in the reader's message, not in the network's.
-            named = str(path) in str(error)
-            skipped[path] = str(error) if named else f"{path}: {error}"
-            continue
-        mask = (probability > threshold).astype(np.uint8)
-        pictures = (
-            np.round(probability * 65535).astype(np.uint16),
-            mask * np.uint8(255),
-            viz.overlay(image, mask),
+    if scale is None:
+        scale = "auto" if segmenter.fov_diameter else 1
+    options = {"views": views, "tile": tile, "scale": scale}
+    options["zero_outside"] = zero_outside
+    segmenter.check_options(**options)
+    out_dir = Path(out_dir)
+    manifest = Manifest(out_dir)
+    earlier = {
+        path.resolve()
+        for place in manifest.rows
+        for path in _results(out_dir, place).values()
+    }
+    photographs, ignored = _find(inputs, out_dir, {*earlier, manifest.path.resolve()})
+    _refuse_collisions(photographs, out_dir)
+    writable_folder(out_dir)
+    settings = _settings(segmenter, threshold=threshold, **options)
+    todo = [
+        (path, place)
+        for path, place in photographs
+        if not (
+            manifest.is_done(place, path, settings)
+            and all(p.is_file() for p in _results(out_dir, place).values())
         )
-        for kind, picture in zip(OUTPUTS, pictures, strict=True):
-            write_png(folder / f"{image_stem(path)}_{kind}.png", picture)
-        written.append(image_stem(path))
-    if not written:
+    ]
+    if todo:
+        manifest.rewrite(without=[place for _, place in todo])
+    written, skipped = [], {}
+
+    def write(place, image, probability):
+        mask = (probability > threshold).astype(np.uint8)
+        pictures = {
+            "prob": np.round(probability * 65535).astype(np.uint16),
+            "mask": mask * np.uint8(255),
+            "overlay": viz.overlay(image, mask),
+        }
+        results = _results(out_dir, place)
+        results["prob"].parent.mkdir(parents=True, exist_ok=True)
+        for kind, picture in pictures.items():
+            write_png(results[kind], picture)
+
+    def finish(path, place, seconds, writing):
+        writing.result()
+        manifest.append(place, path, settings, seconds=seconds)
+        written.append(place)
+        bar.advance(task)
+
+    with (
+        _progress_bar(progress) as bar,
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(WRITERS) as writer,
+    ):
+        task = bar.add_task("segmenting", total=len(todo))
+        being_written = deque()
+        for (path, place), reading in _ahead(reader, read_image, todo):
+            try:
+                image = reading.result()
+                started = time.perf_counter()
+                probability = segmenter.predict(image, **options)
+            except InputError as error:
+                # The file's name is in the reader's message, not in the network's.
+                named = str(path) in str(error)
+                skipped[path] = str(error) if named else f"{path}: {error}"
+                manifest.append(place, path, settings, reason=skipped[path])
+                bar.advance(task)
+                continue
+            seconds = time.perf_counter() - started
+            writing = writer.submit(write, place, image, probability)
+            being_written.append((path, place, seconds, writing))
+            if len(being_written) > WRITERS:
+                finish(*being_written.popleft())
+        while being_written:
+            finish(*being_written.popleft())
+    unchanged = len(photographs) - len(todo)
+    if not written and not unchanged:
         reason = next(iter(skipped.values()))
         more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
         raise InputError(reason + more)
-    return {"written": written, "skipped": skipped, "ignored": ignored}
+    return {
+        "written": written,
+        "unchanged": unchanged,
+        "skipped": skipped,
+        "ignored": ignored,
+    }
 
 
-def _refuse_collisions(paths, folder):
-    for stem, count in Counter(map(image_stem, paths)).items():
+def _ahead(pool, function, photographs):
+    """Yields ((path, place), future of function(path)), some of them begun early."""
+    begun = deque()
+    for path, place in photographs:
+        begun.append(((path, place), pool.submit(function, path)))
+        if len(begun) > READ_AHEAD:
+            yield begun.popleft()
+    yield from begun
+
+
+def _settings(segmenter, **options):
+    """Returns one line that says everything that decides a result."""
+    words = [f"{name}={value}" for name, value in sorted(options.items())]
+    return " ".join([f"saunet={__version__}", segmenter.fingerprint, *words])
+
+
+def _results(out_dir, place):
+    """Returns the paths of a photograph's results, by kind."""
+    return {kind: out_dir / f"{place}_{kind}.png" for kind in OUTPUTS}
+
+
+def _progress_bar(shown):
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+
+
+class _Rate(ProgressColumn):
+    """How many photographs a second."""
+
+    def render(self, task):
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f}/s")
+
+
+def _refuse_collisions(photographs, out_dir):
+    places = Counter(place for _, place in photographs)
+    for place, count in places.items():
         if count > 1:
-            twins = ", ".join(str(p) for p in paths if image_stem(p) == stem)
+            twins = ", ".join(str(p) for p, other in photographs if other == place)
             raise InputError(
-                f"{twins} would all be written to {stem}_*.png: rename them or run "
+                f"{twins} would all be written to {place}_*.png: rename them or run "
                 f"them into different folders"
             )
     results = {
-        (folder / f"{image_stem(path)}_{kind}.png").resolve()
-        for path in paths
-        for kind in OUTPUTS
+        path.resolve()
+        for _, place in photographs
+        for path in _results(out_dir, place).values()
     }
-    for path in paths:
+    for path, _ in photographs:
         if path.resolve() in results:
             raise InputError(
                 f"{path} would be overwritten by a result: choose another folder "

@@ -346,7 +346,8 @@ def _replacing(path):
 
 # ---------------------------------------------------------------- shipped weights
 
-# key -> the keys it must hold; `None` for a plain value
+# key -> the keys it must hold; `None` for a plain value. `preprocessing` may hold
+# `fov_diameter` too: of the field of view in the training images, pixels.
 CARD_KEYS = {
     "name": None,
     "model": None,
@@ -501,6 +502,11 @@ def _check_card(card, path):
         raise InputError(
             f"{path}: `threshold.value` is {value!r}, expected a number between 0 and 1"
         )
+    diameter = card["preprocessing"].get("fov_diameter", 1)
+    if not isinstance(diameter, int | float) or not diameter > 0:
+        raise InputError(
+            f"{path}: `preprocessing.fov_diameter` is {diameter!r}, expected pixels"
+        )
     padding = card["preprocessing"]["padding"]
     if padding["placement"] not in ("centered", "bottom_right"):
         raise InputError(
@@ -531,6 +537,8 @@ def render_readme(card):
     padding = card["preprocessing"]["padding"]
     threshold, data, training = card["threshold"], card["data"], card["training"]
     shape = "a square" if padding["square"] else "sides"
+    diameter = card["preprocessing"].get("fov_diameter")
+    field = f" Field of view: {diameter} pixels across." if diameter else ""
     sections = {
         "Intended use": (
             f"Vessel probability of each pixel of a colour fundus photograph, by "
@@ -550,7 +558,7 @@ def render_readme(card):
             f"RGB, {card['preprocessing']['scale']}; zero-padded "
             f"({padding['placement'].replace('_', '/')}) to {shape} of a multiple of "
             f"{padding['multiple']} pixels, and cropped back. Vessel if probability > "
-            f"{threshold['value']} (chosen on: {threshold['chosen_on']})."
+            f"{threshold['value']} (chosen on: {threshold['chosen_on']}).{field}"
         ),
         "Scores": _scores_table(card["scores"]),
         "Training": "\n".join(

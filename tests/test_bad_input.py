@@ -54,8 +54,9 @@ def pixels(*shape, top=256, kind=np.uint8):
 
 
 def written(folder):
-    """Returns all names in a folder, hidden and half-written ones too."""
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    """Returns all names in a folder but the manifest's, half-written ones too."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [name for name in names if name != "manifest.csv"]
 
 
 def save(path, array, **options):
@@ -178,11 +179,6 @@ def huge_header(folder):
     return folder / "eye.png"
 
 
-def huge(folder):
-    """A sound file that padding makes a square of 33 megapixels."""
-    return save(folder / "eye.png", pixels(40, 5700))
-
-
 def tiny(folder):
     return save(folder / "eye.png", pixels(1, 1, 3))
 
@@ -209,7 +205,6 @@ BROKEN = (
     truncated_jpeg,
     text,
     huge_header,
-    huge,
     tiny,
     narrow,
     missing,
@@ -228,7 +223,7 @@ def test_a_broken_picture_is_one_line_and_status_2(tmp_path, predict, make):
     assert written(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("make", [zero_byte, truncated, text, tiny, huge])
+@pytest.mark.parametrize("make", [zero_byte, truncated, text, tiny])
 def test_a_folder_skips_what_is_broken(tmp_path, predict, make):
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -237,8 +232,8 @@ def test_a_folder_skips_what_is_broken(tmp_path, predict, make):
     (folder / "notes.txt").write_text("ignored")
     status, out, err = predict(folder)
     assert status == 0
-    assert "1 segmented" in out
-    assert "1 files ignored" in out
+    assert "1 photograph segmented" in out
+    assert "1 other file ignored" in out
     assert len(err) == 1
     assert err[0].startswith(f"saunet: skipped: {broken}: ")
     assert written(tmp_path / "out") == [
@@ -252,7 +247,7 @@ def test_a_file_asked_for_by_name_is_an_error_after_the_rest(tmp_path, predict):
     good = save(tmp_path / "good.png", pixels())
     status, out, err = predict(zero_byte(tmp_path), good)
     assert status == 2
-    assert "1 segmented" in out
+    assert "1 photograph segmented" in out
     assert len(err) == 1
     assert len(written(tmp_path / "out")) == 3
 

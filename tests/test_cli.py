@@ -134,8 +134,8 @@ def test_predict_writes_three_pictures_each(capsys, tmp_path, photographs, h5):
         *("--out", tmp_path / "out", "--tta", "--threshold", "0.4"),
     )
     assert (status, err) == (0, "")
-    assert out.startswith("2 segmented")
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert out.startswith("2 photographs segmented")
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
 def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
@@ -150,7 +150,7 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
         "predict_files",
         lambda *args, **options: (
             seen.update(options, args=args)
-            or {"written": [], "skipped": {}, "ignored": 0}
+            or {"written": [], "unchanged": 0, "skipped": {}, "ignored": 0}
         ),
     )
     run(capsys, "predict", "a", "b", "--weights", "w", "--out", "o")
@@ -162,15 +162,20 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
         ),
         "threshold": None,
         "views": 1,
+        "tile": None,
+        "scale": None,
+        "zero_outside": False,
         "progress": False,
     }
     run(
         capsys,
         *("predict", "a", "--weights", "w", "--model", "m", "--out", "o"),
-        *("--tta", "--threshold", "0.3"),
+        *("--tta", "--threshold", "0.3", "--tile", "512", "--scale", "none"),
+        "--zero-outside",
     )
     assert seen["args"] == (("w", "m"), ["a"], "o")
     assert (seen["threshold"], seen["views"]) == (0.3, 8)
+    assert (seen["tile"], seen["scale"], seen["zero_outside"]) == (512, 1, True)
 
 
 def test_evaluate_prints_the_keys_of_score(
@@ -195,7 +200,7 @@ def test_evaluate_prints_the_keys_of_score(
     assert (status, err) == (0, "")
     assert json.loads(out).keys() == evaluated.keys()
     status, out, _ = run(capsys, *argv)
-    assert "region frame, mean, threshold 0.5" in out
+    assert "region frame, pooling mean, threshold 0.5" in out
     assert "sensitivity" in out
 
 
@@ -207,7 +212,7 @@ def test_demo_leaves_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
     monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
     status, out, err = run(capsys, "demo", "--out", tmp_path / "demo")
     assert (status, err) == (0, "")
-    assert "1 images, region fov, pooled, threshold 0.5" in out
+    assert "1 images, region fov, pooling pooled, threshold 0.5" in out
     assert "auc" in out
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "panel.png",

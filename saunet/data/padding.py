@@ -42,7 +42,7 @@ def pad(array, size, placement="centered"):
         InputError: `size` is smaller than the array, or `placement` is unknown.
     """
     array = np.asarray(array)
-    top, left = _offsets(array.shape[:2], size, placement)
+    top, left = offsets(array.shape[:2], size, placement)
     height, width = array.shape[:2]
     rest = [(0, 0)] * (array.ndim - 2)
     return np.pad(
@@ -65,12 +65,16 @@ def unpad(array, size, placement="centered"):
     Raises:
         InputError: `size` is larger than the array, or `placement` is unknown.
     """
-    top, left = _offsets(size, array.shape[:2], placement)
+    top, left = offsets(size, array.shape[:2], placement)
     return array[top : top + size[0], left : left + size[1]]
 
 
-def _offsets(inner, outer, placement):
-    """Returns the top and left padding of an `inner` image in an `outer` one."""
+def offsets(inner, outer, placement):
+    """Returns the top and left padding of an `inner` size in an `outer` one.
+
+    Raises:
+        InputError: as `pad`.
+    """
     if placement not in PLACEMENTS:
         raise InputError(
             f"Padding placement {placement!r} is unknown: use one of "

@@ -1,0 +1,149 @@
+"""DRIVE's weights on photographs of other cameras, with and without scaling.
+
+    python benchmarks/photographs.py scale --data-dir DIR
+    python benchmarks/photographs.py folder PHOTOGRAPHS...
+
+scale: F1 and AUC inside the field of view, pooled, at the threshold 0.5. The network
+sees a photograph as it is ("none"), as `saunet predict` scales it by default ("auto"),
+or with its field of view so many times as wide as DRIVE's ("x0.8"). Chosen by "choose"
+(CHASE_DB1's training images and STARE's first fold), reported on "report" (CHASE_DB1's
+test images and STARE's other folds). folder: photographs a second of reading,
+segmenting and writing, one after the other and at once, in turns. Each appends to its
+file in benchmarks/results.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import tempfile
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+RESULTS = Path(__file__).parent / "results"
+WEIGHTS = "sa_unet_v2_drive"
+# what for -> (dataset, split, fold)
+PARTS = {
+    "choose": (("stare", "test", 0), ("chase_db1", "train", None)),
+    "report": (("stare", "train", 0), ("chase_db1", "test", None)),
+}
+SCALES = {
+    "choose": ("none", "auto", "x0.8", "x1", "x1.25", "x1.5"),
+    "report": ("none", "auto", "x1"),
+}
+
+
+def scale(args):
+    """Scores each way of scaling."""
+    from saunet.data.datasets import load_dataset
+    from saunet.data.field import field_of_view
+    from saunet.evaluation import evaluate
+    from saunet.inference import load_pretrained
+
+    segmenter = load_pretrained(WEIGHTS)
+
+    def factor(image, way):
+        if way in ("auto", "none"):
+            return {"auto": "auto", "none": 1}[way]
+        return float(way[1:]) * segmenter.fov_diameter / field_of_view(image)[1]
+
+    for part in args.parts:
+        for dataset, split, fold in PARTS[part]:
+            samples = load_dataset(dataset, args.data_dir, split, fold=fold)
+            for way in SCALES[part]:
+                result = evaluate(
+                    (
+                        segmenter.predict(s.image, scale=factor(s.image, way))
+                        for s in samples
+                    ),
+                    samples,
+                    region="fov",
+                    pooling="pooled",
+                    threshold=0.5,
+                )
+                row = {"part": part, "dataset": dataset, "images": len(samples)}
+                row["scale"] = way
+                for key in ("f1", "auc", "sensitivity", "specificity", "cldice"):
+                    row[key] = f"{result[key]:.4f}"
+                _append("photographs_scale.csv", row)
+
+
+def folder(args):
+    """Times a folder with and without threads that read and write."""
+    from saunet import inference
+    from saunet.errors import InputError
+
+    class Now:
+        """An executor that is none."""
+
+        def __init__(self, workers):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def submit(self, function, *words):
+            done = Future()
+            try:
+                done.set_result(function(*words))
+            except InputError as error:
+                done.set_exception(error)
+            return done
+
+    segmenter = inference.load_pretrained(WEIGHTS)
+    threads = inference.ThreadPoolExecutor
+    speeds = {"one after the other": [], "at once": []}
+    for turn in range(args.turns + 1):
+        for kind, executor in zip(speeds, (Now, threads), strict=True):
+            inference.ThreadPoolExecutor = executor
+            with tempfile.TemporaryDirectory() as out:
+                started = time.perf_counter()
+                result = inference.predict_files(segmenter, args.photographs, out)
+                seconds = time.perf_counter() - started
+            if turn:  # the first compiles
+                speeds[kind].append(len(result["written"]) / seconds)
+    for kind, values in speeds.items():
+        row = {
+            "reading and writing": kind,
+            "engine": segmenter.engine.name,
+            "photographs": len(result["written"]),
+            "per second": f"{sorted(values)[len(values) // 2]:.2f}",
+            "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        }
+        _append("photographs_folder.csv", row)
+
+
+def _append(name, row):
+    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    path = RESULTS / name
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def main():
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    verbs = parser.add_subparsers(required=True)
+    sub = verbs.add_parser("scale")
+    sub.add_argument("--data-dir", required=True)
+    sub.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    sub.set_defaults(verb=scale)
+    sub = verbs.add_parser("folder")
+    sub.add_argument("photographs", nargs="+")
+    sub.add_argument("--turns", type=int, default=5)
+    sub.set_defaults(verb=folder)
+    args = parser.parse_args()
+    args.verb(args)
+
+
+if __name__ == "__main__":
+    main()

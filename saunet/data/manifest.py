@@ -1,0 +1,137 @@
+"""What was done to which photograph: `manifest.csv` beside the results."""
+
+import csv
+import io
+from pathlib import Path
+
+from saunet.data.images import write_bytes
+from saunet.errors import InputError
+
+NAME = "manifest.csv"
+COLUMNS = (
+    "result",  # folder and stem of the result's files
+    "photograph",
+    "bytes",
+    "modified",  # nanoseconds since 1970
+    "settings",
+    "seconds",  # of computing
+    "status",  # done or failed
+    "reason",
+)
+
+
+class Manifest:
+    """A table that grows by one row a photograph and survives being killed.
+
+    A row is appended after its files are whole, so a photograph without a row is one
+    to do again; half a row, at the end of a killed run, is none.
+
+    Args:
+        folder: of the results; a table in it is read.
+
+    Raises:
+        InputError: the table cannot be read or is another program's.
+    """
+
+    def __init__(self, folder):
+        self.path = Path(folder) / NAME
+        self.rows = {}  # result -> row
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be read ({error.strerror}): choose another "
+                f"folder with --out"
+            ) from error
+        # A row that was not ended is half a row.
+        rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        if next(rows, list(COLUMNS)) != list(COLUMNS):
+            raise InputError(
+                f"{self.path}: expected the columns {', '.join(COLUMNS)}; choose "
+                f"another folder with --out"
+            )
+        for row in rows:
+            if len(row) == len(COLUMNS):
+                self.rows[row[0]] = dict(zip(COLUMNS, row, strict=True))
+
+    def is_done(self, result, photograph, settings):
+        """Returns whether a photograph as it is now was segmented with these settings.
+
+        Args:
+            result: str, folder and stem of its result.
+            photograph: path.
+            settings: str, everything that decides the result.
+        """
+        row = self.rows.get(result)
+        if row is None or row["status"] != "done" or row["settings"] != settings:
+            return False
+        size, modified = _state(photograph)
+        return (row["bytes"], row["modified"]) == (str(size), str(modified))
+
+    def rewrite(self, without=()):
+        """Writes the table anew, without the rows of these results.
+
+        Raises:
+            InputError: it cannot be written; the old one is whole then.
+        """
+        for result in without:
+            self.rows.pop(result, None)
+        lines = [_line(COLUMNS), *(_line(row.values()) for row in self.rows.values())]
+        content = "".join(lines).encode("utf-8", errors="surrogateescape")
+        write_bytes(self.path, content)
+
+    def append(self, result, photograph, settings, *, seconds=None, reason=""):
+        """Adds a row to a table that `rewrite` has freed of half a row.
+
+        Args:
+            result: as in `is_done`.
+            photograph: likewise.
+            settings: likewise.
+            seconds: float.
+            reason: str, why the photograph failed; empty for one that is done.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            size, modified = _state(photograph)
+        except OSError:  # gone meanwhile
+            size = modified = ""
+        row = dict(
+            zip(
+                COLUMNS,
+                (
+                    str(result),
+                    str(photograph),
+                    str(size),
+                    str(modified),
+                    settings,
+                    "" if seconds is None else f"{seconds:.3f}",
+                    "failed" if reason else "done",
+                    reason,
+                ),
+                strict=True,
+            )
+        )
+        self.rows[str(result)] = row
+        try:
+            with self.path.open("ab") as file:
+                file.write(_line(row.values()).encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}): give a writable "
+                f"folder with free space"
+            ) from error
+
+
+def _state(path):
+    facts = Path(path).stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _line(cells):
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

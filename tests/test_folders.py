@@ -1,0 +1,353 @@
+"""Folders of photographs: nothing is lost, done twice, mixed up or kept in memory."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from saunet import inference
+from saunet.cli import main
+from saunet.data.images import read_image, write_png
+from saunet.data.manifest import COLUMNS, Manifest
+from saunet.errors import InputError
+from saunet.inference import Segmenter, predict_files
+
+
+class Counting:
+    """A segmenter whose probability is green, which notes how often it computed."""
+
+    def __init__(self, **options):
+        self.calls = 0
+        self.segmenter = Segmenter(
+            None, name="green", engine=self.run, digest="1", **options
+        )
+
+    def run(self, batch):
+        self.calls += 1
+        return batch[..., 1:2]
+
+
+def photograph(path, seed=0, size=(40, 50)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    write_png(path, image)
+    return image
+
+
+def rows(folder):
+    with (folder / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Photographs in sub-folders, two of one stem, and what is none."""
+    folder = tmp_path / "photographs"
+    for seed, name in enumerate(["b.png", "left/a.png", "right/a.png", "left/c/d.png"]):
+        photograph(folder / name, seed)
+    photograph(folder / ".hidden.png")
+    photograph(folder / ".cache" / "thumbnail.png")
+    (folder / "left" / "notes.txt").write_text("left eye")
+    return folder
+
+
+PLACES = ["b", "left/a", "left/c/d", "right/a"]
+
+
+def test_the_tree_is_mirrored(tree, tmp_path):
+    counting, out = Counting(), tmp_path / "out"
+    result = predict_files(counting.segmenter, [tree], out)
+    assert result == {"written": PLACES, "unchanged": 0, "skipped": {}, "ignored": 2}
+    for place in PLACES:
+        image = read_image(tree / f"{place}.png")
+        found = read_image(out / f"{place}_mask.png")
+        np.testing.assert_array_equal(found[..., 0] > 0, image[..., 1] > 127)
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    kinds = ("prob", "mask", "overlay")
+    assert files == {f"{p}_{k}.png" for p in PLACES for k in kinds} | {"manifest.csv"}
+    table = rows(out)
+    assert [row["result"] for row in table] == PLACES
+    for row in table:
+        path = tree / f"{row['result']}.png"
+        assert row["photograph"] == str(path)
+        assert int(row["bytes"]) == path.stat().st_size
+        assert int(row["modified"]) == path.stat().st_mtime_ns
+        assert (row["status"], row["reason"]) == ("done", "")
+        assert float(row["seconds"]) >= 0
+
+
+def test_what_is_done_and_unchanged_is_not_done_again(tree, tmp_path):
+    counting, out = Counting(), tmp_path / "out"
+    predict_files(counting.segmenter, [tree], out)
+    before = (out / "manifest.csv").read_bytes()
+    result = predict_files(counting.segmenter, [tree], out)
+    assert (counting.calls, result["unchanged"], result["written"]) == (4, 4, [])
+    assert (out / "manifest.csv").read_bytes() == before
+
+    photograph(tree / "b.png", 99)  # another picture
+    os.utime(tree / "right" / "a.png", ns=(5, 5))  # saved again
+    (out / "left" / "a_mask.png").unlink()  # a result was deleted
+    photograph(tree / "left" / "new.png")  # a new one
+    result = predict_files(counting.segmenter, [tree], out)
+    assert result["written"] == ["b", "left/a", "left/new", "right/a"]
+    assert (counting.calls, result["unchanged"]) == (8, 1)
+    places = [row["result"] for row in rows(out)]
+    assert sorted(places) == sorted([*PLACES, "left/new"])  # one row each
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": 0.4},
+        {"views": 8},
+        {"tile": "whole"},
+        {"scale": 0.5},
+        {"zero_outside": True},
+    ],
+)
+def test_other_options_are_another_result(tree, tmp_path, options):
+    counting, out = Counting(), tmp_path / "out"
+    predict_files(counting.segmenter, [tree / "b.png"], out)
+    result = predict_files(counting.segmenter, [tree / "b.png"], out, **options)
+    assert result["written"] == ["b"]
+    assert len(rows(out)) == 1
+
+
+def test_other_weights_are_another_result(tree, tmp_path):
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(inputs), name="one")
+
+    def segment(**options):
+        segmenter = Segmenter(model, engine="keras", **options)
+        return predict_files(segmenter, [tree / "b.png"], tmp_path / "out")["written"]
+
+    assert segment() == ["b"]
+    assert segment() == []
+    model.set_weights([w + 1 for w in model.get_weights()])
+    assert segment() == ["b"]
+    padding = {"placement": "bottom_right", "multiple": 16, "square": True}
+    assert segment(padding=padding) == ["b"]
+    assert segment(padding=padding) == []
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+    """Killed without warning in the middle; half a row is left, and ignored."""
+    for i in range(12):
+        photograph(tmp_path / "photographs" / f"{i:02d}.png", i)
+    out = tmp_path / "out"
+    code = f"""
+        import os, signal
+        from saunet.inference import Segmenter, predict_files
+        calls = []
+        def run(batch):
+            calls.append(1)
+            if len(calls) == 8:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return batch[..., 1:2]
+        segmenter = Segmenter(None, name="green", engine=run, digest="1")
+        predict_files(segmenter, [{str(tmp_path / "photographs")!r}], {str(out)!r})
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    done = [row["result"] for row in rows(out)]
+    assert 4 <= len(done) <= 7
+    with (out / "manifest.csv").open("a") as file:
+        file.write('07,"photogr')
+    counting = Counting()
+    result = predict_files(counting.segmenter, [tmp_path / "photographs"], out)
+    assert result["unchanged"] == len(done)
+    assert counting.calls == 12 - len(done)
+    assert sorted([*done, *result["written"]]) == [f"{i:02d}" for i in range(12)]
+    assert sorted(row["result"] for row in rows(out)) == [f"{i:02d}" for i in range(12)]
+    assert not [p for p in out.iterdir() if p.name.endswith(".part")][1:]
+    for i in range(12):
+        assert read_image(out / f"{i:02d}_prob.png").shape == (40, 50, 3)
+
+
+def test_unreadable_files_are_listed_and_tried_again(tree, tmp_path):
+    counting, out = Counting(), tmp_path / "out"
+    broken = tree / "left" / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = predict_files(counting.segmenter, [tree], out)
+    assert result["written"] == PLACES
+    assert list(result["skipped"]) == [broken]
+    row = next(row for row in rows(out) if row["result"] == "left/broken")
+    assert row["status"] == "failed"
+    assert str(broken) in row["reason"]
+    assert (
+        predict_files(counting.segmenter, [tree], out)["skipped"] == result["skipped"]
+    )
+    photograph(broken)
+    result = predict_files(counting.segmenter, [tree], out)
+    assert (result["written"], result["unchanged"]) == (["left/broken"], 4)
+    assert [r["status"] for r in rows(out) if "broken" in r["result"]] == ["done"]
+
+
+def test_exit_status(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        inference, "load_segmenter", lambda *_, **__: Counting().segmenter
+    )
+
+    def run(*inputs, out):
+        words = ["predict", *inputs, "--weights", "w", "--out", tmp_path / out]
+        status = main([str(word) for word in words])
+        return status, *capsys.readouterr()
+
+    broken = tree / "broken.png"
+    broken.write_text("left eye")
+    status, out, err = run(tree, out="a")
+    assert status == 0  # in a folder, a line of the summary
+    assert out.startswith("4 ")
+    assert err.startswith(f"saunet: skipped: {broken}: ")
+    status, out, _ = run(tree, out="a")
+    assert status == 0
+    assert out.startswith("0 ")
+    assert "4 done before" in out
+    assert run(tree / "b.png", broken, out="b")[0] == 2  # asked for by name
+    assert run(broken, out="c")[0] == 2
+
+
+@pytest.mark.parametrize("place", ["maps", "left/maps", "."])
+def test_results_are_no_photographs(tree, place):
+    """Neither those in a folder below, nor those beside the photographs."""
+    for expected in (PLACES, []):
+        result = predict_files(Counting().segmenter, [tree], tree / place)
+        assert result["written"] == expected
+        assert result["ignored"] == 2
+
+
+def test_results_never_replace_photographs(tmp_path):
+    photograph(tmp_path / "eye.png")
+    photograph(tmp_path / "eye_prob.png")
+    before = (tmp_path / "eye_prob.png").read_bytes()
+    with pytest.raises(InputError, match="overwritten"):
+        predict_files(Counting().segmenter, [tmp_path], tmp_path)
+    assert (tmp_path / "eye_prob.png").read_bytes() == before
+
+
+def test_a_manifest_of_another_kind_is_refused_and_kept(tmp_path):
+    photograph(tmp_path / "eye.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.csv").write_text("file,size\neye.png,3\n")
+    with pytest.raises(InputError, match="expected the columns result, "):
+        predict_files(Counting().segmenter, [tmp_path / "eye.png"], tmp_path / "out")
+    assert (tmp_path / "out/manifest.csv").read_text() == "file,size\neye.png,3\n"
+
+
+@pytest.mark.parametrize("torn", range(1, 40, 3))
+def test_half_a_row_is_none(tmp_path, torn):
+    manifest = Manifest(tmp_path)
+    manifest.rewrite()
+    photograph(tmp_path / "a.png")
+    manifest.append("a", tmp_path / "a.png", "s", seconds=1)
+    whole = manifest.path.read_bytes()
+    manifest.append('b,"\n"', tmp_path / "a.png", "s", seconds=1)
+    manifest.path.write_bytes(manifest.path.read_bytes()[: len(whole) + torn])
+    again = Manifest(tmp_path)
+    assert list(again.rows) == ["a"]
+    again.rewrite()
+    again.append("c", tmp_path / "a.png", "s", seconds=1)
+    assert list(Manifest(tmp_path).rows) == ["a", "c"]
+
+
+def test_any_name_comes_back(tmp_path):
+    manifest = Manifest(tmp_path)
+    manifest.rewrite()
+    names = ['b,"\n"', "ä", " x ", "\udcff"]
+    path = tmp_path / "a.png"
+    photograph(path)
+    for name in names:
+        manifest.append(name, path, "s", seconds=1)
+    again = Manifest(tmp_path)
+    assert list(again.rows) == names
+    assert all(again.is_done(name, path, "s") for name in names)
+    assert not again.is_done(names[0], path, "t")
+    again.rewrite(without=names[:1])
+    assert list(Manifest(tmp_path).rows) == names[1:]
+    assert tuple(next(iter(again.rows.values()))) == COLUMNS
+
+
+def test_many_photographs_need_no_more_memory_than_few(tmp_path):
+    """Three hundred pictures hold as much as thirty, but for a row each."""
+    size = (64, 64)  # 4096 pixels: three maps and a picture are 50 kB
+    for i in range(300):
+        photograph(tmp_path / f"{i % 30}" / f"{i}.png", i, size)
+
+    def peak(inputs, out):
+        tracemalloc.start()
+        predict_files(Counting().segmenter, inputs, tmp_path / out)
+        high = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return high
+
+    peak([tmp_path / "0"], "warm")
+    few = peak([tmp_path / str(i) for i in range(3)], "few")
+    many = peak([tmp_path / str(i) for i in range(30)], "many")
+    assert many - few < 270 * 3000  # one kept picture or map would be 12 kB each
+
+
+def test_pictures_are_written_while_the_network_computes(tmp_path, monkeypatch):
+    """The last picture is begun before the first is written, and none is early."""
+    events = []
+    for i in range(6):
+        photograph(tmp_path / "in" / f"{i}.png", i)
+    original = inference.write_png
+
+    def slow(path, array):
+        events.append(("write", path.name[0]))
+        original(path, array)
+
+    def run(batch):
+        events.append(("compute",))
+        return batch[..., 1:2]
+
+    reading = inference.read_image
+    monkeypatch.setattr(inference, "write_png", slow)
+    monkeypatch.setattr(
+        inference,
+        "read_image",
+        lambda path: events.append(("read", path.name[0])) or reading(path),
+    )
+    segmenter = Segmenter(None, name="x", engine=run, digest="1")
+    predict_files(segmenter, [tmp_path / "in"], tmp_path / "out")
+    reads = [i for i, e in enumerate(events) if e[0] == "read"]
+    computed = [i for i, e in enumerate(events) if e[0] == "compute"]
+    assert len(reads) == len(computed) == 6
+    assert sum(e[0] == "write" for e in events) == 18
+    for n, at in enumerate(computed):
+        ahead = sum(read < at for read in reads) - n
+        assert 1 <= ahead <= inference.READ_AHEAD + 1
+
+
+def test_a_failed_write_ends_the_run_and_keeps_what_is_done(tmp_path, monkeypatch):
+    for i in range(6):
+        photograph(tmp_path / "in" / f"{i}.png", i)
+    original = inference.write_png
+
+    def full(path, array):
+        if path.name.startswith("3"):
+            raise InputError(f"{path}: No space left on device")
+        original(path, array)
+
+    monkeypatch.setattr(inference, "write_png", full)
+    counting, out = Counting(), tmp_path / "out"
+    with pytest.raises(InputError, match="No space left"):
+        predict_files(counting.segmenter, [tmp_path / "in"], out)
+    assert [row["result"] for row in rows(out)] == ["0", "1", "2"]
+    monkeypatch.setattr(inference, "write_png", original)
+    result = predict_files(counting.segmenter, [tmp_path / "in"], out)
+    assert (result["unchanged"], result["written"]) == (3, ["3", "4", "5"])

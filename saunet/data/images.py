@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from saunet.data.dicom import is_dicom, read_dicom
 from saunet.errors import InputError
 
 # Endings rather than `Path.suffix`, which sees only the ".gz" of ".ppm.gz".
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = (
     ".gif",
     ".bmp",
     ".webp",
+    ".dcm",
 )
 MIN_SIDE = 32  # pixels; below it no network of this package has a map left to convolve
 _FORMATS = ("TIFF", "PNG", "JPEG", "PPM", "GIF", "BMP", "WEBP")
@@ -52,8 +54,8 @@ def read_image(path):
     arbitrary. The orientation in the EXIF block is applied.
 
     Args:
-        path: file name; tif, png, jpg, ppm, ppm.gz, gif, bmp or webp, told apart
-            by content.
+        path: file name; tif, png, jpg, ppm, ppm.gz, gif, bmp, webp or DICOM, told
+            apart by content.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -164,6 +166,8 @@ def _decode(path):
         with path.open("rb") as raw, warnings.catch_warnings():
             # What Pillow warns of is either harmless or raised below.
             warnings.simplefilter("ignore")
+            if is_dicom(raw):
+                return Image.fromarray(read_dicom(raw, path))
             zipped = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             file = gzip.GzipFile(fileobj=raw) if zipped else raw

@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +37,7 @@ import numpy as np
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.padding import pad, padded_size
 from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
+from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
 from saunet.models import build_model
@@ -192,7 +194,7 @@ RECIPES = {
 }
 
 
-def train(recipe, samples, out_dir, *, resume=False, progress=True):
+def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one"):
     """Trains a network and keeps everything about it in a run folder.
 
     Args:
@@ -203,15 +205,23 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
         resume: Bool; go on with the run that lies there. It must have been
             started with the same recipe and images. A finished run is left as is.
         progress: Bool; show Keras's progress on stdout.
+        devices: "one", or "all" of this machine, each with its share of a batch; see
+            `saunet.distribution`.
 
     Returns:
         The `keras.Model` with the weights of `last.weights.h5`.
 
     Raises:
-        InputError: Samples without labels, a folder in use, another recipe.
+        InputError: Samples without labels, a folder in use, another recipe, or a
+            batch that the devices cannot share.
         RunError: The loss is no longer a number.
     """
-    out_dir = Path(out_dir)
+    with data_parallel(devices, recipe.batch_size) as losses:
+        return _train(recipe, samples, Path(out_dir), resume, progress, losses)
+
+
+def _train(recipe, samples, out_dir, resume, progress, losses):
+    """As `train`; `losses` is how many devices have a loss of their own."""
     training, held_out = split(samples, recipe.validation, recipe.seed)
     description = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
@@ -232,7 +242,7 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
     optimizer = make_optimizer(recipe, steps)
-    model.compile(optimizer, loss)
+    model.compile(optimizer, _loss_of_each(model, loss, losses))
     optimizer.build(model.trainable_variables)
 
     run = _RunFolder(out_dir, description, recipe, _validation_arrays(held_out, recipe))
@@ -242,12 +252,13 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True):
         run.write_hours()
         optimizer.finalize_variable_values(model.trainable_variables)
         return model
-    for end, batches in _stages(recipe, training, steps, run.epochs_done):
+    for end, batches_from, start in _stages(recipe, training, steps, run.epochs_done):
+        batches = _Batches(batches_from, start, len(model.outputs))
         # A fresh trace a stage: TensorFlow would reuse one with unknown sizes, and
         # a resumed run, which never saw the first stage, would differ in rounding.
         model.make_train_function(force=True)
         model.fit(
-            batches,
+            batches if losses > 1 else batches.all(),
             steps_per_epoch=steps,
             initial_epoch=run.epochs_done,
             epochs=end,
@@ -461,11 +472,14 @@ class _RunFolder(keras.callbacks.Callback):
             _write_json(path, {**stored, "hours": hours})
 
     def _validate(self):
-        """Returns the mean loss over the held-out photographs."""
+        """Returns the mean loss over the held-out photographs, all outputs summed."""
         loss = get_loss(self.recipe.loss, **self.recipe.loss_kwargs)
         values = []
         for x, y in self.validation:
-            values.append(float(loss(y, self.model.predict_on_batch(x))))
+            maps = self.model.predict_on_batch(x)
+            maps = [maps] if len(self.model.outputs) == 1 else maps
+            # Of several devices, each predicts the same photograph.
+            values.append(sum(float(loss(y, one[: len(x)])) for one in maps))
         return float(np.mean(values))
 
     def _save_log(self):
@@ -540,31 +554,74 @@ def _checked_loss(recipe):
     return get_loss(recipe.loss, **recipe.loss_kwargs)
 
 
+def _loss_of_each(model, loss, devices):
+    """Returns the loss, for each output of a network with several.
+
+    Keras sums the gradients of devices, and scales by their number only losses that
+    are not one number.
+    """
+
+    def share(y_true, y_pred):
+        return loss(y_true, y_pred) / devices
+
+    each = loss if devices == 1 else share
+    return each if len(model.outputs) == 1 else [each] * len(model.outputs)
+
+
+class _Batches(keras.utils.PyDataset):
+    """Endless batches, the labels once for each output.
+
+    A distribution strategy reads ahead, and then begins anew: a generator would have
+    lost what was read.
+    """
+
+    def __init__(self, batches_from, start, outputs):
+        super().__init__()
+        self.batches_from = batches_from
+        self.start = start
+        self.outputs = outputs
+        self.next = None
+
+    @property
+    def num_batches(self):
+        return None
+
+    def __getitem__(self, index):
+        if index != self.next:
+            self.generator = self.all(index)
+        self.next = index + 1
+        return next(self.generator)
+
+    def all(self, skip=0):
+        """Yields the batches from one of them on."""
+        for x, y in self.batches_from(start=self.start + skip):
+            yield x, y if self.outputs == 1 else (y,) * self.outputs
+
+
 def _stages(recipe, samples, steps, done):
-    """Yields `(last epoch, batches)`: one stage, or crops and then whole images."""
-    common = {"seed": recipe.seed, "start": done * steps}
+    """Yields `(last epoch, batches, first batch)`: one stage, or crops and then whole.
+
+    `batches` is a function of `start` that returns a generator.
+    """
     if recipe.augmentation != "random":
-        batches = fixed_batches(
+        batches = partial(
+            fixed_batches,
             samples,
             batch_size=recipe.batch_size,
             placement=recipe.placement,
-            **common,
+            seed=recipe.seed,
         )
-        yield recipe.epochs, batches
+        yield recipe.epochs, batches, done * steps
         return
+    views = partial(random_batches, samples, seed=recipe.seed)
     switch = recipe.epochs - recipe.whole_epochs if recipe.crop else recipe.epochs
     if done < switch:
-        batches = random_batches(
-            samples, crop=recipe.crop, batch_size=recipe.batch_size, **common
-        )
-        yield switch, batches
+        batches = partial(views, crop=recipe.crop, batch_size=recipe.batch_size)
+        yield switch, batches, done * steps
     if switch < recipe.epochs:
-        common["start"] = max(done, switch) * steps
         batch_size = max(1, recipe.batch_size // 4)
-        yield (
-            recipe.epochs,
-            random_batches(samples, crop=None, batch_size=batch_size, **common),
-        )
+        batches = partial(views, crop=None, batch_size=batch_size)
+        yield recipe.epochs, batches, max(done, switch) * steps
 
 
 def _tensorboard(folder):

@@ -695,3 +695,25 @@ def test_recipe_with_replaces_and_leaves_the_original():
     assert (changed.epochs, changed.seed) == (7, 3)
     assert changed.ema == RECIPE.ema
     assert RECIPE.epochs == 3
+
+
+# --------------------------------------------------------------- several outputs
+
+
+def test_every_output_has_its_loss(tmp_path, monkeypatch):
+    """AG-Net's side outputs: with twice the same map, twice the loss."""
+
+    def twice(name, **kwargs):
+        model = toy_network(name)
+        copy = layers.Activation("linear", dtype="float32", name="copy")
+        return keras.Model(model.input, [model.output, copy(model.output)], name=name)
+
+    recipe = replace(PLAIN, loss="bce", epochs=1, validation=1)
+    run(recipe, tmp_path / "one")
+    monkeypatch.setattr(training, "build_model", twice)
+    run(recipe, tmp_path / "two")
+    (one,), (two,) = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    first = float(two["loss"]) / float(one["loss"])
+    # The second step's weights already follow the other gradient.
+    assert first == pytest.approx(2, rel=0.02)
+    assert float(two["val_loss"]) == pytest.approx(2 * float(one["val_loss"]), rel=0.1)

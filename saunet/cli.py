@@ -519,8 +519,8 @@ def _parser():
         "--tile",
         type=_tile,
         metavar="whole|N",
-        help="cut large photographs into tiles of N x N pixels (default: 1024, from 4 "
-        "megapixels on)",
+        help="cut large photographs into tiles of N x N pixels (default: 592, from 1 "
+        "megapixel on)",
     )
     sub.add_argument(
         "--zero-outside",

@@ -53,9 +53,11 @@ OUTPUTS = ("prob", "mask", "overlay")
 # 8 GB; no fundus camera makes larger pictures.
 MAX_PIXELS = 32_000_000
 
-# A padded image of more pixels is cut into tiles of TILE x TILE.
-WHOLE_PIXELS = 2048**2
-TILE = 1024
+# A padded image of more pixels is cut into tiles of TILE x TILE: chosen by F1 in
+# benchmarks/tiling.py, where SA-UNetv2's GroupNorm does best on tiles of the size of
+# its training images.
+WHOLE_PIXELS = 1024**2
+TILE = 592
 
 # Photographs in memory beside the one that the network sees.
 READ_AHEAD = 2

@@ -7,6 +7,7 @@ read the difference and say why in the changelog.
 """
 
 import functools
+import inspect
 import json
 from pathlib import Path
 
@@ -317,23 +318,35 @@ def test_every_weight_gets_a_gradient_and_a_step_along_it_helps(name):
     assert float(bce(y, called(model, x))) < before
 
 
-@pytest.mark.parametrize("name", ["sa_unet", "sa_unet_v2"])
+@each
 def test_a_network_learns_one_picture(name):
+    """Its loss in inference mode falls far below that of any constant answer."""
     keras.utils.set_random_seed(0)
-    model = build_model(name, rate=0.05)
-    model.compile(keras.optimizers.Adam(5e-3), bce)
-    sample = fundus_like(64, 64, seed=4)
+    options = inspect.signature(MODELS[name]).parameters
+    model = build_model(name, **({"rate": 0.0} if "rate" in options else {}))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # the statistics are those of the last step
+    # Tracing takes longer than the steps; but where a layer loops over channels,
+    # single operations take longer still.
+    optimizer = keras.optimizers.Adam(3e-3)
+    model.compile(optimizer, bce, run_eagerly=not loops(model))
+    sample = fundus_like(32, 32, seed=4)
     x = sample.image[None].astype("float32") / 255
     y = sample.vessels[None, ..., None].astype("float32")
-    losses = []
-    for _ in range(25):
-        model.reset_metrics()
-        losses.append(float(model.train_on_batch(x, y)))
-    assert np.mean(losses[-3:]) < 0.6 * losses[0]
-    # better than saying the share of vessels everywhere
     share = y.mean()
     entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
-    assert np.mean(losses[-3:]) < entropy
+    for _ in range(150):
+        model.reset_metrics()
+        if model.train_on_batch(x, y) < 0.15 * entropy:
+            break
+    # Once more without a step: the statistics of the weights as they are now.
+    optimizer.learning_rate = 0.0
+    model.train_on_batch(x, y)
+    found = model.predict_on_batch(x)
+    assert float(bce(y, found)) < 0.5 * entropy
+    overlap = 2 * (y * (found > 0.5)).sum() / (y.sum() + (found > 0.5).sum())
+    assert overlap > 0.9
 
 
 # ------------------------------------------------------------------------ goldens

@@ -204,7 +204,11 @@ recipes: `paper`, the authors' settings; `budget`, one to four hours on two CPU 
 the same computation for every network; `best`, for a GPU. The threshold is 0.5 for
 all; the test images choose nothing. "Flips" is the mean over an image's four flips.
 The `difference` is ours minus the published score, by the protocol that was published;
-where the source does not say by which protocol, there is none."""
+where the source does not say by which protocol, there is none.
+
+`python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
+weights on their test images, an archive of them for a release, and a picture of the
+best and the worst image; photographs of the data sets are not part of this repository."""
 
 DIFFERENCES = """## Which differences are real
 

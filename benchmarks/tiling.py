@@ -37,6 +37,8 @@ CHOICES = (
     (432, 128, 32),
     (432, 32, 32),
 )
+# where a photograph is 592x592 at the scale of the training images
+SCALED = ((None, 0, 0), (432, 128, 32), (320, 128, 32))
 MEMORY = (
     ("1008x1008", "whole"),
     ("1008x1008", "592"),
@@ -118,16 +120,21 @@ def f1(args):
 
     samples = load_dataset("chase_db1", args.data_dir, "train")[:: args.every]
     segmenter = inference.load_pretrained(WEIGHTS)
-    for tile, halo, ramp in CHOICES:
+    scale = args.scale if args.scale == "auto" else float(args.scale)
+    for tile, halo, ramp in CHOICES if args.scale == "1" else SCALED:
         inference.predict_tiles = partial(tiling.predict_tiles, halo=halo, ramp=ramp)
         result = evaluate(
-            (segmenter.predict(s.image, tile=tile or "whole") for s in samples),
+            (
+                segmenter.predict(s.image, tile=tile or "whole", scale=scale)
+                for s in samples
+            ),
             samples,
             region="fov",
             pooling="pooled",
             threshold=0.5,
         )
-        row = {"tile": tile or "whole", "halo": halo, "ramp": ramp}
+        row = {"scale": args.scale, "tile": tile or "whole", "halo": halo}
+        row["ramp"] = ramp
         row["images"] = len(samples)
         for key in ("f1", "auc", "sensitivity", "specificity"):
             row[key] = f"{result[key]:.4f}"
@@ -177,6 +184,7 @@ def main():
     sub = verbs.add_parser("f1")
     sub.add_argument("--data-dir", required=True)
     sub.add_argument("--every", type=int, default=2, help="2: left eyes only")
+    sub.add_argument("--scale", default="1", help="auto, or a factor; default: 1")
     sub.set_defaults(verb=f1)
     args = parser.parse_args()
     args.verb(args)

@@ -38,7 +38,7 @@ class Manifest:
         self.rows = {}  # result -> row
         try:
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise InputError(

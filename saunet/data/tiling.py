@@ -81,7 +81,7 @@ def predict_tiles(run, image, size, tile, *, placement, step, halo=HALO, ramp=RA
     Returns:
         (H, W) float32.
     """
-    overlap = -(-(2 * halo + ramp) // step) * step
+    overlap = 2 * halo + ramp
     top_left = offsets(image.shape[:2], size, placement)
     rows, columns = (
         _tiles_of_axis(

@@ -208,7 +208,7 @@ where the source does not say by which protocol, there is none.
 
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
 weights on their test images, an archive of them for a release, and a picture of the
-best and the worst image; photographs of the data sets are not part of this repository."""
+best and the worst image. No photograph of a data set is part of this repository."""
 
 DIFFERENCES = """## Which differences are real
 

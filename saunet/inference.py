@@ -44,7 +44,7 @@ from saunet.engines import (
 )
 from saunet.errors import InputError
 from saunet.export import export
-from saunet.models import build_model, list_models
+from saunet.models import build_model
 
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
 OUTPUTS = ("prob", "mask", "overlay")
@@ -372,7 +372,7 @@ def load_segmenter(name_or_file, model=None, **engine):
         if model is None:
             raise InputError(
                 f"{path} does not say which network it belongs to: add --model with "
-                f"one of {', '.join(list_models())}"
+                "one that `saunet models` lists"
             )
         network = build_model(model)
         weights.load_weights(network, path)

@@ -218,7 +218,7 @@ def test_tampered_weights_and_other_models_are_refused(card_folder):
 def test_bare_weights_need_a_model(tmp_path, seed):
     model = build_model("sa_unet_v2")
     weights.save_weights(model, tmp_path / "a.weights.h5")
-    with pytest.raises(InputError, match=r"add --model with one that `saunet models` lists"):
+    with pytest.raises(InputError, match=r"add --model with one that"):
         load_segmenter(tmp_path / "a.weights.h5")
     loaded = load_segmenter(tmp_path / "a.weights.h5", "sa_unet_v2")
     image = random_image(32, 32)

@@ -45,15 +45,14 @@ class Manifest:
                 f"{self.path}: cannot be read ({error.strerror}): choose another "
                 f"folder with --out"
             ) from error
-        # A row that was not ended is half a row.
-        rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        rows = csv.reader(io.StringIO(text, newline=""))
         if next(rows, list(COLUMNS)) != list(COLUMNS):
             raise InputError(
                 f"{self.path}: expected the columns {', '.join(COLUMNS)}; choose "
                 f"another folder with --out"
             )
         for row in rows:
-            if len(row) == len(COLUMNS):
+            if len(row) == len(COLUMNS):  # else half a row
                 self.rows[row[0]] = dict(zip(COLUMNS, row, strict=True))
 
     def is_done(self, result, photograph, settings):

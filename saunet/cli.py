@@ -882,7 +882,7 @@ def _print_table(header, rows):
 
     table, rows = Table(), [[_cell(value) for value in row] for row in rows]
     for name, *cells in zip(header, *rows, strict=True):
-        numbers = all(cell[:1].isdigit() for cell in cells)
+        numbers = all(cell.lstrip("-")[:1].isdigit() or cell == "nan" for cell in cells)
         justify = "right" if numbers else "left"
         # Where the terminal is too narrow, a cell goes on below: nothing is cut off.
         table.add_column(name, justify=justify, overflow="fold")

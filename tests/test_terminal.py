@@ -100,11 +100,11 @@ def test_numbers_stand_right_and_words_left(monkeypatch):
     assert row == "│ sa_unet_v2_with_a_long_name │    260,521 │"
 
 
-def test_a_score_that_is_undefined_is_a_cell(capsys):
-    cli._print_table(("metric", "value"), [("auc", float("nan")), ("f1", None)])
+def test_undefined_and_negative_scores_are_numbers_too(capsys):
+    cli._print_table(("metric", "value"), [("auc", float("nan")), ("mcc", -0.25)])
     out = capsys.readouterr().out
-    assert "nan" in out
-    assert "None" in out
+    assert "│ auc    │     nan │" in out
+    assert "│ mcc    │ -0.2500 │" in out
 
 
 @pytest.fixture

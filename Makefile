@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs notebooks clean
 
 demo: $(READY)
 	$(BIN)/saunet demo --out demo
@@ -21,8 +21,15 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
+notebooks: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
+	$(BIN)/python notebooks/make.py
+
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) build demo site *.egg-info
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit(f"saunet needs Python 3.10 or newer; this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'

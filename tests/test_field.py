@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from saunet.data.datasets import load_dataset
 from saunet.data.field import (
     TOLERATED,
     field_of_view,
@@ -12,6 +13,7 @@ from saunet.data.field import (
 )
 from saunet.errors import InputError
 from saunet.inference import Segmenter
+from saunet.weights import find_pretrained, read_card
 
 
 def disc(height, width, diameter, centre=None):
@@ -131,3 +133,13 @@ def test_scaling_by_the_field_needs_the_trained_diameter():
     segmenter = Segmenter(None, name="x", engine=lambda batch: batch[..., :1])
     with pytest.raises(InputError, match="x does not say"):
         segmenter.predict(disc(64, 64, 50), scale="auto")
+
+
+@pytest.mark.data
+def test_drives_photographs_are_left_as_they_are(shared):
+    samples = load_dataset("drive", shared("data"), "train")
+    diameters = [field_of_view(sample.image)[1] for sample in samples]
+    card = read_card(find_pretrained("sa_unet_v2_drive"))
+    trained = card["preprocessing"]["fov_diameter"]
+    assert np.median(diameters) == pytest.approx(trained, abs=1)
+    assert {scale_factor(diameter, trained) for diameter in diameters} == {1}

@@ -230,6 +230,12 @@ def test_results_are_no_photographs(tree, place):
         assert result["ignored"] == 2
 
 
+def test_what_else_lies_among_the_results_is_no_photograph(tree):
+    photograph(tree / "maps" / "panel.png")
+    result = predict_files(Counting().segmenter, [tree], tree / "maps")
+    assert (result["written"], result["ignored"]) == (PLACES, 2)
+
+
 def test_results_never_replace_photographs(tmp_path):
     photograph(tmp_path / "eye.png")
     photograph(tmp_path / "eye_prob.png")

@@ -40,6 +40,15 @@ def test_every_page_is_in_the_menu(page):
     assert re.search(rf"[ :]{re.escape(page)}$", NAV, re.M)
 
 
+def test_every_extra_is_explained():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    part = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = ", part, re.M)) - {"test", "reference"}
+    install = (DOCS / "install.md").read_text(encoding="utf-8")
+    assert {"docs", "openvino"} <= extras
+    assert set(re.findall(r"^\| `(\w+)` \|", install, re.M)) == extras
+
+
 def test_every_command_of_the_pages_exists():
     from saunet import cli
 

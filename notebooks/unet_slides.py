@@ -270,11 +270,12 @@ for label, numbers in lines.items():
 
 # %% [markdown]
 # The validation curves jump: so early, batch normalisation's moving statistics are not
-# yet those of the weights. Look at the distance between a network's training and validation curve: it is what
-# the network knows by heart. Augmented views are harder, so their *training* Dice is
-# lower. Whether the validation Dice is already higher after so short a training is a
-# matter of luck; over the slides' many epochs it is what counts. Drawn photographs
-# also differ less from each other than real ones, so there is less to gain here.
+# yet those of the weights. Look at the distance between a network's training and
+# validation curve: it is what the network knows by heart. Augmented views are harder,
+# so their *training* Dice is lower. Whether the validation Dice is already higher after
+# so short a training is a matter of luck; over the slides' many epochs it is what
+# counts. Drawn photographs also differ less from each other than real ones, so there is
+# less to gain here.
 #
 # ## CFFA: coarse and fine
 #

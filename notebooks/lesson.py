@@ -158,25 +158,26 @@ def draw_chain(steps, title, *, shortcut=None):
     axis.set_title(title, fontsize=10, loc="left")
 
 
-def draw_branches(branches, joined, title):
+def draw_branches(branches, joined, title, *, start="input"):
     """Draws branches that start at one input and are joined again.
 
     Args:
         branches: List of lists of steps, one list a branch.
         joined: List of the steps after the branches meet.
         title: String.
+        start: Text of the box that the branches leave.
     """
     longest = max(map(len, branches))
     _figure, axis = _canvas(
         1.5 * (longest + len(joined) + 1), 0.75 * len(branches) + 0.5
     )
     middle_row = (len(branches) - 1) / 2
-    _box(axis, 0, middle_row, "input", width=0.7)
+    _box(axis, 0, middle_row, start, width=0.7)
     for row, steps in enumerate(branches):
         for place, step in enumerate(steps, 1):
             _box(axis, place, row, step, width=0.84)
-            start = (0.35, middle_row) if place == 1 else (place - 0.58, row)
-            _arrow(axis, start, (place - 0.42, row))
+            before = (0.35, middle_row) if place == 1 else (place - 0.58, row)
+            _arrow(axis, before, (place - 0.42, row))
         _arrow(axis, (len(steps) + 0.42, row), (longest + 0.58, middle_row))
     for place, step in enumerate(joined, longest + 1):
         _box(axis, place, middle_row, step, width=0.84)

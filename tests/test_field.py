@@ -66,7 +66,12 @@ def test_resizing_keeps_type_range_and_mean():
     steps = (rng.random((40, 40)) > 0.5).astype(np.float32)
     twice = resize(steps, (80, 80))
     assert (twice.shape, twice.dtype) == ((80, 80), np.float32)
-    assert (twice.min(), twice.max()) == (0, 1)  # cubic curves overshoot
+    assert (twice.min(), twice.max()) == (0, 1)
+    # An edge: linear, from the centres of the pixels.
+    edge = resize(np.float32([[0, 1]] * 2), (4, 4))
+    np.testing.assert_allclose(edge, [[0, 0.25, 0.75, 1]] * 4)
+    picture = resize(np.repeat(steps[..., None], 3, axis=2), (80, 80))
+    assert (picture.min(), picture.max()) == (0, 1)  # cubic curves overshoot
     assert resize(steps.astype(np.float64)[::-1], (20, 20)).dtype == np.float32
     assert scaled_size((100, 50, 3), 0.001) == (1, 1)
     with pytest.raises(InputError, match="at most 179 megapixels"):

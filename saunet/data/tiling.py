@@ -13,8 +13,8 @@ import numpy as np
 
 from saunet.data.padding import offsets
 
-# Pixels. A network without GroupNorm sees no further than the halo, so its tiles give
-# the result of the whole image; measured by benchmarks/tiling.py.
+# Pixels. A network without means over all pixels (GroupNorm, CBAM) sees no further than
+# the halo, so its tiles give the whole image's result; see benchmarks/tiling.py.
 HALO = 128
 RAMP = 32
 

@@ -69,3 +69,19 @@ def test_everything_runs_on_jax_where_tensorflow_is_absent(tmp_path):
         text=True,
     )
     assert done.stdout.endswith("all done\n"), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="jax is not installed"
+)
+def test_every_network_has_its_golden_numbers_on_jax():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += [os.path.join(os.path.dirname(__file__), "test_models.py")]
+    done = subprocess.run(
+        [*command, "-k", "numbers_are_the_golden"],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -387,6 +387,7 @@ draw_branches(
     ],
     ["concat", "MSCAF", "add\nlevel 0"],
     "PFF",
+    start="decoder's\nfour maps",
 )
 
 # %%
@@ -512,14 +513,24 @@ for when, lengths in length.items():
 channel = int(length["after"].mean(axis=(0, 1)).argmax())
 rows, columns = (shift[..., channel] for shift in late)
 
-piece = side // 4  # pixels of the map
-start = (side // 2 - piece) // 2
-y, x = np.mgrid[start : start + piece : 2, start : start + piece : 2]
-figure, axis = plt.subplots(figsize=(6, 6), layout="constrained")
-crop = photograph[2 * start : 2 * (start + piece), 2 * start : 2 * (start + piece)]
-axis.imshow(
-    crop, extent=(start - 0.5, start + piece - 0.5, start + piece - 0.5, start - 0.5)
+piece = side // 4  # pixels of the map: a quarter of it, the one with most vessels
+
+
+def quarter(array, top, left, scale):
+    """Returns a quarter of an array that has `scale` pixels for one of the map."""
+    return array[
+        scale * top : scale * (top + piece), scale * left : scale * (left + piece)
+    ]
+
+
+top, left = max(
+    ((top, left) for top in (0, piece) for left in (0, piece)),
+    key=lambda corner: quarter(truth, *corner, 2).sum(),
 )
+y, x = np.mgrid[top : top + piece : 2, left : left + piece : 2]
+figure, axis = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
+edges = (left - 0.5, left + piece - 0.5, top + piece - 0.5, top - 0.5)
+axis.imshow(quarter(photograph, top, left, 2), extent=edges)
 longest = np.quantile(np.hypot(rows[y, x], columns[y, x]), 0.98)
 enlarged = max(1.0, 3 / max(longest, 1e-6))
 axis.quiver(

@@ -55,3 +55,11 @@ def test_stock_drop_block_drops_whole_squares_and_keeps_the_sum(stock):
         for column in range(7):
             grown[:, row : row + 14, column : column + 18] |= squares
     np.testing.assert_array_equal(grown, dropped)
+
+
+def test_the_page_on_speed_is_rendered_from_the_measurements(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import page
+
+    shown = (FOLDER.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert shown == page.page(), "run: python benchmarks/page.py > docs/speed.md"

@@ -118,7 +118,9 @@ def main():
             for side, batch in points:
                 command = [sys.executable, __file__, "--runs", str(args.runs)]
                 command += ["--point", name, engine, str(side), str(batch)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise SystemExit(done.stderr)
                 rows.append(json.loads(done.stdout.splitlines()[-1]))
                 print(*list(rows[-1].values())[:6], flush=True)
     RESULTS.parent.mkdir(exist_ok=True)

@@ -153,11 +153,12 @@ def test_a_known_size_is_kept_and_one_that_cannot_be_halved_refused(name):
         build_model(name, (64, 100, 3))
 
 
-@in_family
-def test_a_known_size_shows_in_the_output(name):
-    model = build_model(name, (112, 128, 3))
-    assert model.input_shape == (None, 112, 128, 3)
-    assert model.output_shape == (None, 112, 128, 1)
+@each
+@pytest.mark.parametrize("size", [(112, 112), (112, 128)])
+def test_a_known_size_shows_in_the_output(name, size):
+    model = build_model(name, (*size, 3))
+    assert model.input_shape == (None, *size, 3)
+    assert model.output_shape == (None, *size, 1)
 
 
 # ------------------------------------------------------------------------ errors

@@ -5,7 +5,6 @@ a class, and each array's shape is compared with the network's before it is read
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -18,7 +17,7 @@ import keras
 import numpy as np
 
 from saunet.errors import InputError
-from saunet.models import build_model, list_models
+from saunet.models import FACTS
 
 CARD, README = "card.json", "README.md"
 
@@ -161,15 +160,10 @@ def _describe(layer):
 def _remedy(model, stored):
     """Says what to try, with the networks that have as many weights as the file."""
     total = sum(math.prod(shape) for layer in stored for shape in _shapes(layer))
-    names = [name for name, count in _registry_counts().items() if count == total]
+    names = sorted(name for name, facts in FACTS.items() if facts.total == total)
     if names and model.count_params() != total:
         return f"the file has as many weights as {' or '.join(names)}: build that"
     return "build the network it was saved from, with the same options"
-
-
-@functools.cache
-def _registry_counts():
-    return {name: build_model(name).count_params() for name in list_models()}
 
 
 def _layers_in_order(model):

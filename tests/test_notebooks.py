@@ -125,16 +125,10 @@ def test_the_source_runs_on_small_data(name, tmp_path, monkeypatch, eager):
     import matplotlib
     import matplotlib.pyplot as plt
 
-    from saunet import weights
-    from saunet.models import FACTS
-
     monkeypatch.setenv("SAUNET_NOTEBOOK_FAST", "1")
     monkeypatch.delenv("SAUNET_DRIVE", raising=False)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.chdir(tmp_path)
-    # Building all networks to count them takes half a minute; test_models does it.
-    counts = {key: facts.total for key, facts in FACTS.items()}
-    monkeypatch.setattr(weights, "_registry_counts", lambda: counts)
     path = FOLDER / f"{name}.py"
     code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
     backend = matplotlib.get_backend()

@@ -211,8 +211,7 @@ class OpenVINOEngine:
         self._any_size = None
 
     def __call__(self, batch):
-        # A copy: the next call writes to the same memory.
-        return np.array(self._network(batch.shape)(batch)[0])
+        return self._network(batch.shape)(batch)[0]
 
     def _network(self, shape):
         if shape not in self._compiled and self._compiled:

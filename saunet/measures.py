@@ -17,9 +17,9 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from saunet.data.images import image_stem, read_mask, write_bytes
+from saunet.data.images import image_stem, read_label, read_mask, write_bytes
+from saunet.data.pairing import list_images, pair_files
 from saunet.errors import InputError
-from saunet.evaluation import list_images, pair_files, read_label
 
 MIN_SEGMENT = 10  # pixels; a shorter segment's chord is mostly rounding
 PERCENTILES = (5, 25, 75, 95)

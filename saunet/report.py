@@ -16,19 +16,26 @@ from pathlib import Path
 import numpy as np
 
 from saunet import page, viz
-from saunet.data.images import image_stem, read_image, read_mask, write_bytes
+from saunet.data.images import (
+    image_stem,
+    read_image,
+    read_label,
+    read_mask,
+    write_bytes,
+)
+from saunet.data.pairing import (
+    find_predictions,
+    list_images,
+    pair_files,
+    pair_truth,
+    shared_names,
+)
 from saunet.errors import InputError
 from saunet.evaluation import (
     check_labelled,
     check_protocol,
-    find_predictions,
-    list_images,
     mean_scores,
-    pair_files,
-    pair_truth,
-    read_label,
     read_probability,
-    shared_names,
     summarise,
 )
 from saunet.metrics import calibration, count_levels, pr_curve, roc_curve
@@ -114,7 +121,7 @@ def maps_page(
 
     Args:
         folder: what `saunet predict` wrote, or pictures that are probability maps.
-        truth: folder of labels, paired as by `saunet.evaluation.pair_files`; without
+        truth: folder of labels, paired as by `saunet.data.pairing.pair_files`; without
             it the page shows no score.
         fov: folder of field-of-view masks.
         images: folder of the photographs; it may hold more.

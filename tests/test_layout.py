@@ -30,7 +30,7 @@ RANKS = {
     "training": 4,
     "inference": 5,
     "evaluation": 4,
-    "measures": 5,
+    "measures": 4,
     "report": 6,
     "completion": 6,
     "cli": 7,

@@ -107,6 +107,20 @@ def read_mask(path):
     return (gray > np.iinfo(gray.dtype).max // 2).astype(np.uint8)
 
 
+def read_label(path):
+    """Reads a truth, and refuses the photograph that lies beside it."""
+    gray = read_gray(path)
+    full = np.iinfo(gray.dtype).max
+    # A label saved as JPEG has a few values between at its edges; a photograph most.
+    between = np.mean((gray > full // 8) & (gray < full - full // 8))
+    if between > 0.1:
+        raise InputError(
+            f"{path}: {between:.0%} of its pixels are neither black nor white, "
+            "expected a label: give a folder that holds the labels alone."
+        )
+    return read_mask(path)
+
+
 def write_png(path, array):
     """Writes a PNG beside its name first, then renames: it is whole or absent.
 

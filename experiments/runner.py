@@ -20,10 +20,13 @@ lowest validation loss is scored; of any other, the last one. The threshold is 0
 
 import argparse
 import csv
+import io
 import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import h5py
 
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.data.images import write_bytes
@@ -43,6 +46,8 @@ RESULTS = HERE / "results"
 THRESHOLD = 0.5
 SHIPPED_BYTES = 3_000_000
 RECIPE_NAMES = ("paper", "budget", "best")
+# Scored as it is, and, in a row of its own, as `saunet predict --tta` averages.
+VIEWS = (1, 8)
 # What tells two rows of a results file apart.
 IDENTITY = ("row", "fold", "recipe_name", "seed", "views")
 
@@ -257,9 +262,8 @@ def estimate_hours(recipe, dataset, fold=None):
 def _run_job(paper, row, name, seed, args):
     """Trains, scores and records one run; returns its rows, one a number of views."""
     path = Path(args.results) / f"{paper}_{row.dataset}.json"
-    views = (1, 4) if name == "best" else (1,)
-    wanted = [_identity(row, name, seed, view) for view in views]
-    stored = {_key(r): r for r in read_results(path, paper, row.dataset)["rows"]}
+    wanted = [_identity(row, name, seed, views) for views in VIEWS]
+    stored = {key_of(r): r for r in read_results(path, paper, row.dataset)["rows"]}
     folder = Path(args.runs) / row.run_name(name, seed)
     if all(key in stored for key in wanted) and not args.ship:
         if not args.resume:
@@ -276,7 +280,7 @@ def _run_job(paper, row, name, seed, args):
     resume = args.resume and (folder / "run.json").exists()
     train(recipe, samples, folder, resume=resume, devices=args.devices)
     records = [
-        record_of(row, name, recipe, folder, tests, view, seed) for view in views
+        record_of(row, name, recipe, folder, tests, views, seed) for views in VIEWS
     ]
     add_results(path, paper, row.dataset, records)
     print(f"written to {path}")
@@ -290,6 +294,7 @@ def record_of(row, name, recipe, folder, tests, views, seed):
     folder = Path(folder)
     run = json.loads((folder / "run.json").read_text())
     weights = "best.weights.h5" if run["validation"] else "last.weights.h5"
+    weights = shippable(folder / weights).name
     segmenter = make_segmenter(row, name, recipe, folder / weights)
     model = segmenter.model
     scores, per_image = score(segmenter, tests, views)
@@ -364,7 +369,8 @@ def _identity(row, name, seed, views):
     return (row.key, row.fold, name, seed, views)
 
 
-def _key(record):
+def key_of(record):
+    """Returns what tells a record from every other one of its file."""
     return tuple(record[name] for name in IDENTITY)
 
 
@@ -375,7 +381,7 @@ def read_results(path, paper, dataset):
         return {"paper": paper, "dataset": dataset, "rows": []}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        [_key(record) for record in results["rows"]]
+        [key_of(record) for record in results["rows"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a file of results ({error!r}): restore it from its origin"
@@ -387,8 +393,8 @@ def add_results(path, paper, dataset, records):
     """Adds rows to a results file; one with the same identity is replaced."""
     path = Path(path)
     results = read_results(path, paper, dataset)
-    rows = {_key(record): record for record in results["rows"]}
-    rows |= {_key(record): record for record in records}
+    rows = {key_of(record): record for record in results["rows"]}
+    rows |= {key_of(record): record for record in records}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**results, "rows": list(rows.values())}, indent=1)
     write_bytes(path, (text + "\n").encode())
@@ -430,7 +436,7 @@ def comparison(records, theirs):
     line = "{:<28}{:<13}{:<13}{:>8}{:>11}{:>12}".format
     lines = [line("row", "protocol", "score", "ours", "published", "difference")]
     for dataset, record in records:
-        name = label(record) + (", flips" if record["views"] > 1 else "")
+        name = label(record) + with_views(record["views"])
         entries = theirs.get((dataset, label(record)), [])
         # Without the protocol of a published score a difference would mean nothing.
         entries = [e for e in entries if e["region"]] or [OURS_ALONE]
@@ -446,6 +452,11 @@ def comparison(records, theirs):
                 protocol = f"{entry['region']} {entry['pooling']}"
                 lines.append(line(name, protocol, score_name, f"{value:.4f}", *cells))
     return "\n".join(lines)
+
+
+def with_views(views):
+    """Returns what a table adds to the name of a row that is a mean over views."""
+    return f", {views} views" if views > 1 else ""
 
 
 def label(record):
@@ -468,6 +479,35 @@ def find_score(record, region, pooling):
 
 
 # ------------------------------------------------------------------ weights
+
+
+def shippable(path):
+    """Returns the weights that are scored and shipped: as trained, or halved.
+
+    Where a file is over 3 MB and would not be in half precision, its kernels are
+    stored in float16 in a file beside it, and that is scored: RSAN's 4.2 MB. All
+    other arrays, such as the variances of normalisation, stay in float32.
+    """
+    if not SHIPPED_BYTES < path.stat().st_size < 2 * SHIPPED_BYTES:
+        return path
+    halved = path.with_name(path.name.replace(".weights", "_float16.weights"))
+    content = io.BytesIO()
+    with h5py.File(path, "r") as source, h5py.File(content, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Group):
+                made = target.create_group(name)
+            else:
+                array = item[()]
+                made = target.create_dataset(
+                    name, data=array.astype("float16") if array.ndim > 1 else array
+                )
+            made.attrs.update(item.attrs)
+
+        target.attrs.update(source.attrs)
+        source.visititems(copy)
+    write_bytes(halved, content.getvalue())
+    return halved
 
 
 def ship(record, row, folder, root=ROOT / "weights"):

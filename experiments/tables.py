@@ -20,9 +20,12 @@ from runner import (
     RECIPE_NAMES,
     RESULTS,
     ROOT,
+    VIEWS,
     find_score,
+    key_of,
     label,
     published,
+    with_views,
 )
 
 from saunet.data.datasets import DATASETS
@@ -97,7 +100,7 @@ def readme_block(results):
         lines = []
         for (paper, name), records in results.items():
             if name == dataset and paper in PAPERS:
-                for record in filter(lambda r: is_shipped(r, name), records):
+                for record in shipped(records, name):
                     lines += _protocol_lines(paper, dataset, record, theirs=True)
         if not lines:
             continue
@@ -119,8 +122,8 @@ def readme_block(results):
 
 def _shipped_sentences(results):
     for (paper, dataset), records in results.items():
-        for record in records if paper in PAPERS else ():
-            if is_shipped(record, dataset):
+        for record in shipped(records, dataset) if paper in PAPERS else ():
+            if record["views"] == 1:
                 yield (
                     f"`{label(record)}_{dataset}`: recipe `{record['recipe_name']}`, "
                     f"seed {record['seed']}, {record['hours']} hours on "
@@ -129,13 +132,19 @@ def _shipped_sentences(results):
                 yield ""
 
 
+def shipped(records, dataset):
+    """Returns the records of weights that lie in `weights/`, any number of views."""
+    runs = [key_of(r) for r in records if is_shipped(r, dataset)]
+    return [r for r in records if key_of(r | {"views": 1}) in runs]
+
+
 def is_shipped(record, dataset):
-    """Returns whether a record's weights lie in `weights/`, by its card's scores."""
+    """Returns whether a record's scores are those of a card in `weights/`."""
     path = ROOT / "weights" / f"{label(record)}_{dataset}" / CARD
-    if record["views"] > 1 or not path.exists():
+    if not path.exists():
         return False
-    shipped = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    f1 = {(s["region"], s["pooling"]): s["f1"] for s in shipped}
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    f1 = {(s["region"], s["pooling"]): s["f1"] for s in scores}
     return all(f1[s["region"], s["pooling"]] == s["f1"] for s in record["scores"])
 
 
@@ -143,13 +152,14 @@ def _protocol_lines(paper, dataset, record, *, theirs=False):
     """Returns a line of cells for each protocol, and the published ones of the row."""
     entries = published(paper).get((dataset, label(record)), []) if theirs else []
     name = record["title"] if paper == "others" else f"`{label(record)}_{dataset}`"
+    name += with_views(record["views"])
     lines = []
     for score in record["scores"]:
         cells = [_number(score[column]) for column in COLUMNS]
         if record.get("binary"):
             cells[COLUMNS.index("auc")] = ""
         lines.append([name, score["region"], score["pooling"], *cells])
-    for entry in entries:
+    for entry in entries if record["views"] == 1 else ():
         if entry["region"]:
             cells = [_number(entry.get(column)) for column in COLUMNS]
             title = f"{record['row']}, published"
@@ -202,7 +212,8 @@ each image, the recipe, the versions and the device; published ones are in
 `experiments/published.csv`. A row that is not trained yet has no score. The three
 recipes: `paper`, the authors' settings; `budget`, one to four hours on two CPU cores,
 the same computation for every network; `best`, for a GPU. The threshold is 0.5 for
-all; the test images choose nothing. "Flips" is the mean over an image's four flips.
+all; the test images choose nothing. "8 views": the mean over an image's flips and
+quarter turns, which is `--tta`.
 The `difference` is ours minus the published score, by the protocol that was published;
 where the source does not say by which protocol, there is none.
 
@@ -234,7 +245,7 @@ def _paper_table(paper, dataset, rows, records, humans):
         ran = [r for r in records if (r["row"], r["fold"]) == (row.key, row.fold)]
         title = f"{row.title} (`{name}`)"
         for (recipe, views), group in (_by_recipe(ran) or {("", 1): []}).items():
-            what = recipe + (", flips" if views > 1 else "") or "not trained"
+            what = recipe + with_views(views) or "not trained"
             seeds = ", ".join(str(r["seed"]) for r in group)
             start = [title, what, seeds, " ".join(protocol), *costs]
             lines.append([*start, *_compared(group, protocol, entry)])
@@ -271,7 +282,7 @@ def _over_folds(records):
             if folds and {r["fold"] for r in parts} == set(range(5)):
                 images = [i for r in parts for i in r["per_image"]["frame"]]
                 means = [np.mean([i[c] for i in images]) for c in ("f1", "auc")]
-                what = recipe + (", flips" if views > 1 else "")
+                what = recipe + with_views(views)
                 start = [f"all {len(images)} images", what, str(seed), "frame mean"]
                 f1, auc = map(_number, means)
                 lines.append([*start, "", "", f1, "", "", auc, "", ""])
@@ -284,7 +295,6 @@ def _all_protocols(paper, dataset, records):
         for line in _protocol_lines(paper, dataset, record):
             recipe = record["recipe_name"] or ""
             recipe += f", seed {record['seed']}" if recipe else ""
-            recipe += ", flips" if record["views"] > 1 else ""
             lines.append([line[0], recipe, *line[1:]])
     heads = ("", "recipe", "region", "pooling", *HEADS)
     return table(heads, lines, 4)
@@ -293,7 +303,7 @@ def _all_protocols(paper, dataset, records):
 def _by_recipe(records):
     """Groups records of one row by recipe and views: a group differs by seed alone."""
     groups = {}
-    for name, views in itertools.product(RECIPE_NAMES, (1, 4)):
+    for name, views in itertools.product(RECIPE_NAMES, VIEWS):
         group = [r for r in records if (r["recipe_name"], r["views"]) == (name, views)]
         if group:
             groups[name, views] = group

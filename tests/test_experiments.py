@@ -17,7 +17,7 @@ from saunet import training
 from saunet.data.datasets import DATASETS
 from saunet.models import MODELS, build_model
 from saunet.training import RECIPES, Recipe
-from saunet.weights import read_card
+from saunet.weights import load_weights, read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -150,7 +150,7 @@ def test_recorded_recipes_are_those_of_the_rows():
 
 def test_the_estimate_is_what_was_measured():
     """1.711 hours were; the estimate is from other measurements, of single steps."""
-    (record,) = [
+    record, _ = [
         r
         for r in tables.load_results()["sa_unet_v2", "drive"]
         if runner.label(r) == "sa_unet_v2" and r["seed"] == 0
@@ -221,8 +221,9 @@ def toy(monkeypatch, tmp_path):
     return run
 
 
-def rows_in(path):
-    return json.loads(path.read_text())["rows"]
+def rows_in(path, views=1):
+    rows = json.loads(path.read_text())["rows"]
+    return [row for row in rows if row["views"] == views]
 
 
 def test_a_run_is_recorded_with_its_images_and_compared(toy, capsys):
@@ -322,6 +323,38 @@ def test_shipped_weights_say_what_they_never_saw(toy, tmp_path):
     with pytest.raises(runner.InputError, match="another run"):
         runner.ship(record, ROW, folder, tmp_path / "weights")
     assert read_card(target) == card
+
+
+def test_views_are_a_row_of_their_own_of_the_same_weights(toy):
+    assert toy() == 0
+    (one,), (eight,) = rows_in(toy.path), rows_in(toy.path, views=8)
+    differing = {name for name in one if one[name] != eight[name]}
+    assert differing == {"views", "scores", "per_image"}
+
+
+def test_weights_a_little_too_large_are_halved_and_scored_so(
+    toy, tmp_path, monkeypatch
+):
+    folder = toy.runs / "sa_unet_v2_drive_paper"
+    assert toy() == 0
+    size = (folder / "last.weights.h5").stat().st_size
+    monkeypatch.setattr(runner, "SHIPPED_BYTES", size - 1)
+    toy.path.unlink()
+    assert toy("--resume") == 0
+    (record,) = rows_in(toy.path)
+    assert record["weights"] == "last_float16.weights.h5"
+    target = runner.ship(record, ROW, folder, tmp_path / "weights")
+    trained, shipped = toy_network("trained"), toy_network("shipped")
+    trained.load_weights(folder / "last.weights.h5")
+    shipped.load_weights(target / "model.weights.h5")  # Keras's own reader
+    load_weights(toy_network("ours"), target / "model.weights.h5")
+    for one, other in zip(trained.get_weights(), shipped.get_weights(), strict=True):
+        kept = one.astype("float16").astype("float32") if one.ndim > 1 else one
+        np.testing.assert_array_equal(other, kept)
+    assert any(
+        (one != other).any()
+        for one, other in zip(trained.get_weights(), shipped.get_weights(), strict=True)
+    )
 
 
 def test_large_weights_are_not_shipped(toy, tmp_path, monkeypatch):

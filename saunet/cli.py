@@ -357,9 +357,13 @@ def doctor(args):
     binary, pictures that occur twice. Exit status 2 if there is any.
     """
     from saunet.data.datasets import DATASETS, check_dataset
+    from saunet.data.folder import check_folder
 
-    _lookup("dataset", args.dataset, DATASETS)
-    problems = check_dataset(args.dataset, _data_dir(args))
+    _lookup("dataset", args.dataset, (*DATASETS, "folder"))
+    if args.dataset == "folder":
+        problems = check_folder(_data_dir(args))
+    else:
+        problems = check_dataset(args.dataset, _data_dir(args))
     facts = {"dataset": args.dataset, "problems": problems}
     _print_done(args, facts, "\n".join(problems or ["no problems"]))
     return 2 if problems else 0
@@ -634,7 +638,7 @@ def _weights_options(sub):
         "--weights",
         required=True,
         metavar="NAME_OR_H5",
-        help="a shipped name, a folder with card.json, an .h5 or exported .onnx file",
+        help="a shipped name, a run or card's folder, an .h5 or exported .onnx file",
     )
     sub.add_argument(
         "--model", metavar="M", help="the network that an .h5 file belongs to"
@@ -677,9 +681,11 @@ def _dataset_options(sub, *, fold=True, required=True, synthetic=True):
         "--dataset",
         required=required,
         metavar="D",
-        help="drive, chase_db1, stare" + (", synthetic" if synthetic else ""),
+        help="drive, chase_db1, stare, "
+        + ("synthetic, " if synthetic else "")
+        + "or folder: DIR/images and DIR/vessels",
     )
-    sub.add_argument("--data-dir", metavar="DIR", help="where it was unpacked")
+    sub.add_argument("--data-dir", metavar="DIR", help="the dataset's folder")
     if fold:
         sub.add_argument(
             "--fold",
@@ -790,10 +796,15 @@ def _refuse(args, names, reason):
 def _samples(args, split):
     """Returns the samples that --dataset, --data-dir and --fold name."""
     from saunet.data.datasets import DATASETS, load_dataset
+    from saunet.data.folder import load_folder
 
     if args.dataset == "synthetic":
         return _synthetic(split)
-    _lookup("dataset", args.dataset, (*DATASETS, "synthetic"))
+    _lookup("dataset", args.dataset, (*DATASETS, "folder", "synthetic"))
+    if args.dataset == "folder":
+        if args.fold is not None:
+            raise InputError(f"--fold {args.fold}: a folder has none; leave it out")
+        return load_folder(_data_dir(args), split)
     return load_dataset(args.dataset, _data_dir(args), split, fold=args.fold)
 
 
@@ -807,7 +818,7 @@ def _synthetic(split):
 def _data_dir(args):
     if args.data_dir is None:
         raise InputError(
-            f"--dataset {args.dataset} needs --data-dir, the folder it was unpacked in"
+            f"--dataset {args.dataset} needs --data-dir, the folder that holds it"
         )
     return args.data_dir
 

@@ -33,7 +33,7 @@ def completion_script(parser, shell):
             "pip install 'saunet[completion]'"
         ) from error
     names = {
-        "--dataset": [*DATASETS, "synthetic"],
+        "--dataset": [*DATASETS, "folder", "synthetic"],
         "--model": list_models(),
         "--print-completion": SHELLS,
         "--recipe": sorted(RECIPES),

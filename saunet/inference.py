@@ -32,6 +32,7 @@ from saunet.data.images import (
 )
 from saunet.data.manifest import Manifest
 from saunet.data.padding import pad, padded_size, unpad
+from saunet.data.runs import is_run, read_run
 from saunet.data.synthetic import synthetic_fundus
 from saunet.data.tiling import HALO, RAMP, predict_tiles
 from saunet.engines import (
@@ -350,14 +351,42 @@ def load_pretrained(name_or_folder, **engine):
     )
 
 
+def load_run(folder, **engine):
+    """Returns the `Segmenter` of a training run, and the path of its weights.
+
+    The best weights where the run kept some by validation, else the last ones.
+
+    Args:
+        folder: the run's.
+        **engine: `engine`, `precision` and `threads` of `Segmenter`.
+
+    Raises:
+        InputError: no run's record, or no epoch was whole yet.
+    """
+    folder = Path(folder)
+    recipe = read_run(folder)["recipe"]
+    found = [folder / f"{which}.weights.h5" for which in ("best", "last")]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise InputError(
+            f"{folder}: no best.weights.h5 or last.weights.h5: expected a training "
+            "run of at least one whole epoch"
+        )
+    network = build_model(recipe["model"], **recipe.get("model_kwargs", {}))
+    weights.load_weights(network, found[0])
+    padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}
+    name = f"{recipe['model']} ({folder.resolve().name}/{found[0].name})"
+    return Segmenter(network, padding=padding, name=name, **engine), found[0]
+
+
 def load_segmenter(name_or_file, model=None, **engine):
-    """Returns the `Segmenter` of a shipped name, a card's folder, or a file.
+    """Returns the `Segmenter` of a shipped name, a card's or run's folder, or a file.
 
     Args:
         name_or_file: what the command line calls NAME_OR_H5; also an `.onnx` that
             `saunet export` wrote.
         model: the network's key; needed for an .h5 file, which does not say, and
-            refused where the card or the `.onnx` says otherwise.
+            refused where the card, the run or the `.onnx` says otherwise.
         **engine: `engine`, `precision` and `threads` of `Segmenter`.
 
     Raises:
@@ -377,11 +406,17 @@ def load_segmenter(name_or_file, model=None, **engine):
         network = build_model(model)
         weights.load_weights(network, path)
         return Segmenter(network, name=f"{model} ({path.name})", **engine)
-    card = weights.read_card(weights.find_pretrained(name_or_file))
-    if model not in (None, card["model"]):
+    run = is_run(path)
+    if run:
+        about = read_run(path)["recipe"]
+    else:
+        about = weights.read_card(weights.find_pretrained(name_or_file))
+    if model not in (None, about["model"]):
         raise InputError(
-            f"{name_or_file} holds a {card['model']}, not a {model}: leave --model out"
+            f"{name_or_file} holds a {about['model']}, not a {model}: leave --model out"
         )
+    if run:
+        return load_run(path, **engine)[0]
     return load_pretrained(name_or_file, **engine)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from saunet import page, viz
+from saunet.data import runs
 from saunet.data.images import (
     image_stem,
     read_image,
@@ -98,7 +99,7 @@ def is_run(folder):
             f"{folder}: no such folder: expected one that `saunet train` or "
             "`saunet predict` wrote"
         )
-    run = (folder / "run.json").is_file()
+    run = runs.is_run(folder)
     if run and any(folder.glob("*_prob.png")):
         raise InputError(
             f"{folder} holds a training run and vessel maps: expected one of the two; "
@@ -220,7 +221,7 @@ def run_page(
     """
     folder, region = Path(folder), region or "fov"
     check_protocol(region, pooling, threshold)
-    run = _read_run(folder)
+    run = runs.read_run(folder)
     recipe = {name: json.dumps(value) for name, value in run["recipe"].items()}
     sections = [
         page.section(
@@ -235,7 +236,9 @@ def run_page(
         sections.append(page.section("Scores", f'<p class="faint">{hint}</p>'))
     else:
         check_labelled(samples)
-        segmenter, path = _load_run(folder, run["recipe"])
+        from saunet.inference import load_run
+
+        segmenter, path = load_run(folder)
         cases = _segment(segmenter, samples, progress)
         sources = sorted({sample.fov_source for sample in samples})
         facts = {
@@ -316,39 +319,6 @@ def _other_threshold(paths, threshold):
         f"{differing / pixels:.2%} of the pixels: they were made with another "
         "threshold. Everything here is at the threshold above.</p>"
     )
-
-
-def _read_run(folder):
-    path = folder / "run.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        known = isinstance(run["recipe"], dict) and "model" in run["recipe"]
-    except (OSError, ValueError, TypeError, KeyError):
-        known = False
-    if not known:
-        raise InputError(
-            f"{path}: not the record of a run: expected what `saunet train` wrote"
-        )
-    return run
-
-
-def _load_run(folder, recipe):
-    """Returns the `Segmenter` of a run's weights, and the file they are from."""
-    from saunet.inference import PADDING, Segmenter
-    from saunet.models import build_model
-    from saunet.weights import load_weights
-
-    found = [folder / f"{which}.weights.h5" for which in ("best", "last")]
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise InputError(
-            f"{folder}: no best.weights.h5 or last.weights.h5: wait for the run's "
-            "first epoch, or leave --dataset out"
-        )
-    model = build_model(recipe["model"], **recipe.get("model_kwargs", {}))
-    load_weights(model, found[0])
-    placement = recipe.get("placement", PADDING["placement"])
-    return Segmenter(model, padding={**PADDING, "placement": placement}), found[0]
 
 
 def _segment(segmenter, samples, progress):

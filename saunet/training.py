@@ -37,6 +37,7 @@ import numpy as np
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.padding import pad, padded_size
 from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
+from saunet.data.runs import read_run
 from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
@@ -664,7 +665,7 @@ def _open_run(folder, description, resume):
                 f"{folder} already holds a run: choose another folder, or go on with "
                 "it by --resume"
             )
-        stored = json.loads(path.read_text())
+        stored = read_run(folder)
         for name in sorted({**stored["recipe"], **description["recipe"]}):
             was = stored["recipe"].get(name)
             now = description["recipe"].get(name)
@@ -674,10 +675,11 @@ def _open_run(folder, description, resume):
                     "with the same recipe, or choose another folder"
                 )
         for name in ("images", "validation"):
-            if stored[name] != description[name]:
+            was, now = stored.get(name, []), description[name]
+            if was != now:
                 raise InputError(
                     f"{folder} was started with other {name} "
-                    f"({len(stored[name])}, now {len(description[name])}): resume "
+                    f"({len(was)}, now {len(now)}): resume "
                     "with the same data, or choose another folder"
                 )
         return

@@ -101,10 +101,7 @@ def read_mask(path):
     Raises:
         InputError: as `read_gray`.
     """
-    gray = read_gray(path)
-    if gray.max() <= 1:
-        return gray.astype(np.uint8)
-    return (gray > np.iinfo(gray.dtype).max // 2).astype(np.uint8)
+    return _bright(read_gray(path))
 
 
 def read_label(path):
@@ -118,7 +115,20 @@ def read_label(path):
             f"{path}: {between:.0%} of its pixels are neither black nor white, "
             "expected a label: give a folder that holds the labels alone."
         )
-    return read_mask(path)
+    vessels = _bright(gray)
+    if gray.any() and not vessels.any():  # such as numbers of classes: 0, 1 and 2
+        raise InputError(
+            f"{path}: its brightest pixel is {gray.max()} of {full}, expected a label: "
+            "white vessels on black."
+        )
+    return vessels
+
+
+def _bright(gray):
+    """Returns where a picture is above one half; one of 0 and 1 as it is."""
+    if gray.max() <= 1:
+        return gray.astype(np.uint8)
+    return (gray > np.iinfo(gray.dtype).max // 2).astype(np.uint8)
 
 
 def write_png(path, array):

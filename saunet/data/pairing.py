@@ -49,7 +49,7 @@ def pair_files(paths, others):
         found = _partners(path, others)
         if len(found) != 1:
             where = others[0].parent if others else "an empty folder"
-            trouble = f"may be any of {_names(found)}" if found else "has no partner"
+            trouble = f"may be any of {names_of(found)}" if found else "has no partner"
             raise InputError(
                 f"{path.name} {trouble} in {where}: give each image one file on both "
                 "sides, named alike (01_test.png and 01_manual1.gif)."
@@ -59,7 +59,7 @@ def pair_files(paths, others):
         rivals = [path for path in paths if pairs[path] == other]
         if len(rivals) > 1:
             raise InputError(
-                f"{_names(rivals)} all belong to {other.name}: give each image one "
+                f"{names_of(rivals)} all belong to {other.name}: give each image one "
                 "file on both sides."
             )
     return pairs
@@ -83,7 +83,7 @@ def pair_truth(guesses, truth):
     surplus = sorted(set(others) - set(labels.values()))
     if surplus:
         raise InputError(
-            f"{truth}: no prediction for {_names(surplus)}: predict these too, or "
+            f"{truth}: no prediction for {names_of(surplus)}: predict these too, or "
             "leave only the truth that is to be scored."
         )
     return labels
@@ -135,6 +135,7 @@ def _number(stem):
     return str(int(key)) if key.isdecimal() else key
 
 
-def _names(paths):
+def names_of(paths):
+    """Returns the names of some files for a message: five, and how many more."""
     shown = ", ".join(path.name for path in paths[:5])
     return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"

@@ -1,0 +1,169 @@
+"""A folder of one's own photographs and labels, read like a dataset.
+
+    DIR/images          photographs
+    DIR/vessels         a label for each, white vessels on black; the folder may also be
+                        named labels, 1st_manual or masks
+    DIR/fov             optional, also named mask: a field of view for each; else found
+
+What training shall not see lies in DIR/test, in folders of the same names, and the
+rest may lie in DIR/training. Files are paired as by `saunet score`: by the number or
+the name that both sides share. Photographs need not be of one size.
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+from saunet.data.datasets import Sample
+from saunet.data.field import field_of_view
+from saunet.data.images import image_stem, read_image, read_label, read_mask
+from saunet.data.pairing import list_images, names_of, pair_files
+from saunet.errors import InputError
+
+LABELS = ("vessels", "labels", "1st_manual", "masks")
+FIELDS = ("fov", "mask")
+
+
+def load_folder(data_dir, split="train"):
+    """Reads one part of a folder of one's own.
+
+    Args:
+        data_dir: the folder, as above.
+        split: "train", "test" or "all"; where there is no DIR/test, "train" is all.
+
+    Returns:
+        List of `Sample`, named like the photographs and in the order of these names.
+
+    Raises:
+        InputError: a folder or a part is missing, a photograph has no label or a label
+            no photograph, two photographs have one name, a file is damaged or of
+            another size than its photograph, or a label is none.
+    """
+    parts = [_pair(*_find_files(part)) for part in _parts(data_dir, split)]
+    samples = [_load(*files) for part in parts for files in part]
+    names = Counter(sample.name for sample in samples)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{data_dir}: two photographs are named {twice[0]}: rename one of them"
+        )
+    return samples
+
+
+def check_folder(data_dir):
+    """Looks for whatever would spoil a training on a folder of one's own.
+
+    Args:
+        data_dir: as in `load_folder`.
+
+    Returns:
+        List of str, one problem each: what `load_folder` refuses, labels that are more
+        than half vessel, and photographs that occur twice. Empty if all is well.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    problems, seen = [], {}
+    for part in _parts(data_dir, "all"):
+        try:
+            images, labels, fields = _find_files(part)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        before = len(problems)
+        for image in images:
+            try:
+                ((image, label, field),) = _pair([image], labels, fields, all_of=False)
+                sample = _load(image, label, field)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            share = sample.vessels.mean()
+            if share > 0.5:
+                problems.append(f"{label}: {share:.0%} vessel: black on white?")
+            digest = hashlib.sha256(sample.image.tobytes()).hexdigest()
+            if digest in seen:
+                problems.append(f"{image}: the same pixels as {seen[digest]}")
+            seen.setdefault(digest, image)
+        if len(problems) == before:
+            try:
+                _pair(images, labels, fields)
+            except InputError as error:
+                problems.append(str(error))
+    return problems
+
+
+def _parts(data_dir, split):
+    """Returns the folders of a split; a folder without a test part is all "train"."""
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such folder: expected one that holds images and {LABELS[0]}"
+        )
+    test = root / "test"
+    if split == "test" and not test.is_dir():
+        raise InputError(
+            f"{root}: no folder test: move the photographs and labels that nothing is "
+            "trained on to test/images and test/vessels there, or use --split train"
+        )
+    train = root / "training" if (root / "training").is_dir() else root
+    every = [train, test] if test.is_dir() else [train]
+    return {"train": [train], "test": [test], "all": every}[split]
+
+
+def _find_files(part):
+    """Returns the photographs, labels and fields of view of a part; None without."""
+    labels, fields = (_folder(part, names) for names in (LABELS, FIELDS))
+    for folder, name in ((_folder(part, ("images",)), "images"), (labels, LABELS[0])):
+        if folder is None:
+            raise InputError(
+                f"{part}: no folder {name}: expected photographs in images and their "
+                f"labels in {', '.join(LABELS[:-1])} or {LABELS[-1]}"
+            )
+    images = list_images(part / "images")
+    return images, list_images(labels), fields and list_images(fields)
+
+
+def _folder(part, names):
+    found = [part / name for name in names if (part / name).is_dir()]
+    if len(found) > 1:
+        raise InputError(
+            f"{part}: holds {' and '.join(path.name for path in found)}: expected one "
+            "of these folders; move the others elsewhere"
+        )
+    return found[0] if found else None
+
+
+def _pair(images, labels, fields, *, all_of=True):
+    """Returns (photograph, label, field of view or None) of each photograph."""
+    vessels = pair_files(images, labels)
+    surplus = sorted(set(labels) - set(vessels.values()))
+    if surplus and all_of:
+        raise InputError(
+            f"{labels[0].parent}: no photograph for {names_of(surplus)}: add it, or "
+            "take the label out"
+        )
+    inside = pair_files(images, fields) if fields else {}
+    return [(image, vessels[image], inside.get(image)) for image in images]
+
+
+def _load(image, label, field):
+    pixels, vessels = read_image(image), read_label(label)
+    fov = field_of_view(pixels)[0] if field is None else read_mask(field)
+    for path, mask in ((label, vessels), (field, fov)):
+        if mask.shape != pixels.shape[:2]:
+            raise InputError(
+                f"{path}: {_side(mask)}, but its photograph is {_side(pixels)}: both "
+                "must be of one size"
+            )
+    return Sample(
+        name=image_stem(image),
+        image=pixels,
+        vessels=vessels,
+        fov=fov,
+        fov_source="estimated" if field is None else "official",
+    )
+
+
+def _side(array):
+    return f"{array.shape[1]}x{array.shape[0]} pixels"

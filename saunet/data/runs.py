@@ -1,0 +1,56 @@
+"""The record of a training run, `run.json`, read as what others may have made of it."""
+
+import json
+from pathlib import Path
+
+from saunet.errors import InputError
+
+NAME = "run.json"
+TEXT = (str, type(None))
+# What is read by its name elsewhere. Each but the recipe may be absent.
+KINDS = {
+    "recipe": (dict,),
+    "images": (list,),
+    "validation": (list,),
+    "versions": (dict,),
+    "backend": TEXT,
+    "device": TEXT,
+    "commit": TEXT,
+    "date": TEXT,
+    "hours": (int, float),
+}
+RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
+
+
+def is_run(folder):
+    """Returns whether a folder holds the record of a training run."""
+    return (Path(folder) / NAME).is_file()
+
+
+def read_run(folder):
+    """Returns the record of a run, a dict with at least `recipe` and its `model`.
+
+    Raises:
+        InputError: there is none, or it is not what `saunet train` wrote.
+    """
+    path = Path(folder) / NAME
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        recipe = run["recipe"]
+        wrong = [*_wrong(run, KINDS), *_wrong(recipe, RECIPE_KINDS)]
+        known = "model" in recipe
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        wrong, known = [], False
+    if wrong or not known:
+        what = f"{wrong[0]} makes no sense in" if wrong else "not"
+        raise InputError(
+            f"{path}: {what} the record of a run: expected what `saunet train` wrote"
+        )
+    return run
+
+
+def _wrong(record, kinds):
+    """Yields what is of another kind, as name=value."""
+    for name, kind in kinds.items():
+        if name in record and type(record[name]) not in kind:
+            yield f"{name}={record[name]!r}"

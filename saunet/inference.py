@@ -372,7 +372,10 @@ def load_run(folder, **engine):
             f"{folder}: no best.weights.h5 or last.weights.h5: expected a training "
             "run of at least one whole epoch"
         )
-    network = build_model(recipe["model"], **recipe.get("model_kwargs", {}))
+    try:
+        network = build_model(recipe["model"], **recipe.get("model_kwargs", {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'run.json'}: no network: {error}") from error
     weights.load_weights(network, found[0])
     padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}
     name = f"{recipe['model']} ({folder.resolve().name}/{found[0].name})"

@@ -13,7 +13,7 @@ from browser import Browser, find_chromium
 from PIL import Image
 from sklearn import metrics as sk
 
-from saunet import evaluation, page, report, viz, weights
+from saunet import cli, evaluation, page, report, viz, weights
 from saunet.cli import main
 from saunet.data.images import write_png
 from saunet.metrics import calibration, count_levels, pr_curve, roc_curve
@@ -502,6 +502,42 @@ def test_a_run_shows_its_recipe_and_its_curves(run, capsys):
     box = page.CHART
     assert points[0] == f"{box['left']},{box['top']}"
     assert points[-1] == f"{box['right']},{box['bottom']}"
+
+
+@pytest.mark.parametrize("value", [None, 0, "x", [], {}], ids=repr)
+def test_a_damaged_record_is_one_line_or_still_a_page(run, capsys, value):
+    path = run / "run.json"
+    whole = json.loads(path.read_text())
+    places = [(whole, key) for key in whole]
+    places += [(whole["recipe"], key) for key in list(whole["recipe"])]
+    refused = 0
+    for record, key in places:
+        kept, record[key] = record[key], value
+        path.write_text(json.dumps(whole))
+        record[key] = kept
+        status, _, err = make(capsys, run)
+        assert (status, len(err.splitlines())) in ((0, 0), (2, 1)), (key, err)
+        assert "not the record" in err or "the record of a run" in err or not err
+        refused += bool(status)
+    assert 4 <= refused < len(places)
+
+
+def test_a_record_without_what_may_be_absent_is_a_page(run, capsys):
+    (run / "run.json").write_text(json.dumps({"recipe": {"model": "unet"}}))
+    assert make(capsys, run)[0] == 0
+
+
+@pytest.mark.parametrize("rate", ["x", None])
+def test_options_that_build_no_network_are_one_line(run, capsys, monkeypatch, rate):
+    monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
+    path = run / "run.json"
+    whole = json.loads(path.read_text())
+    whole["recipe"]["model_kwargs"] = {"rate": rate}
+    path.write_text(json.dumps(whole))
+    (run / "last.weights.h5").touch()
+    status, _, err = make(capsys, run, "--dataset", "synthetic")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "run.json: no network: " in err
 
 
 def test_a_run_that_has_just_begun_has_a_page(run):

@@ -232,21 +232,25 @@ def evaluate(args):
     from saunet.inference import load_segmenter
 
     segmenter = load_segmenter(args.weights, args.model, **_engine(args))
+    options = {"views": 8 if args.tta else 1, "scale": args.scale or 1}
+    options["tile"] = args.tile
+    segmenter.check_options(**options)
     samples = _samples(args, args.split)
     shown = track(
         samples, "segmenting", console=_stderr(), disable=not _show_progress(args)
     )
     given = args.threshold is not None
     result = evaluation.evaluate(
-        (segmenter.predict(sample.image) for sample in shown),
+        (segmenter.predict(sample.image, **options) for sample in shown),
         samples,
         region=args.region,
         pooling=args.pooling,
         threshold=args.threshold if given else segmenter.threshold,
     )
-    _print_scores(
-        result, f"{segmenter.name} on {args.dataset}, {args.split}", args.json
-    )
+    special = {name: v for name, v in options.items() if v not in (None, 1)}
+    title = f"{segmenter.name} on {_dataset_title(args)}"
+    title += "".join(f", {name} {value}" for name, value in special.items())
+    _print_scores({**special, **result}, title, args.json)
 
 
 def score(args):
@@ -286,7 +290,7 @@ def report(args):
         html = run_page(
             args.folder,
             samples,
-            about=f"{args.dataset}, {args.split}",
+            about=_dataset_title(args),
             **protocol,
             progress=_show_progress(args),
         )
@@ -506,26 +510,8 @@ def _parser():
     _weights_options(sub)
     _engine_options(sub)
     sub.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    sub.add_argument(
-        "--tta",
-        action="store_true",
-        help="mean over flips and quarter turns: 8 times slower",
-    )
     sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
-    sub.add_argument(
-        "--scale",
-        type=_scale,
-        metavar="auto|none|FACTOR",
-        help="scale what the network sees; auto: until the field of view is as wide as "
-        "in the training images (default: auto where the card says how wide)",
-    )
-    sub.add_argument(
-        "--tile",
-        type=_tile,
-        metavar="whole|N",
-        help="cut large photographs into tiles of N x N pixels (default: 592, from 1 "
-        "megapixel on)",
-    )
+    _view_options(sub, scale_default="auto where the card says how wide")
     sub.add_argument(
         "--zero-outside",
         action="store_true",
@@ -536,6 +522,7 @@ def _parser():
     sub = verb(evaluate)
     _weights_options(sub)
     _engine_options(sub)
+    _view_options(sub, scale_default="none, the images as they are")
     _dataset_options(sub)
     _split_option(sub)
     _protocol_options(sub)
@@ -665,6 +652,28 @@ def _engine_options(sub):
 
 def _engine(args):
     return {name: getattr(args, name) for name in ("engine", "precision", "threads")}
+
+
+def _view_options(sub, *, scale_default):
+    sub.add_argument(
+        "--tta",
+        action="store_true",
+        help="mean over flips and quarter turns: 8 times slower",
+    )
+    sub.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="auto|none|FACTOR",
+        help="scale what the network sees; auto: until the field of view is as wide as "
+        f"in the training images (default: {scale_default})",
+    )
+    sub.add_argument(
+        "--tile",
+        type=_tile,
+        metavar="whole|N",
+        help="cut large photographs into tiles of N x N pixels (default: 592, from 1 "
+        "megapixel on)",
+    )
 
 
 def _split_option(sub):
@@ -806,6 +815,11 @@ def _samples(args, split):
             raise InputError(f"--fold {args.fold}: a folder has none; leave it out")
         return load_folder(_data_dir(args), split)
     return load_dataset(args.dataset, _data_dir(args), split, fold=args.fold)
+
+
+def _dataset_title(args):
+    name = args.data_dir if args.dataset == "folder" else args.dataset
+    return f"{name}, {args.split}"
 
 
 def _synthetic(split):

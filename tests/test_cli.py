@@ -204,6 +204,53 @@ def test_evaluate_prints_the_keys_of_score(
     assert "sensitivity" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "used"),
+    [
+        ((), {}),
+        (("--scale", "none"), {}),
+        (
+            ("--tta", "--scale", "auto", "--tile", "512"),
+            {"views": 8, "scale": "auto", "tile": 512},
+        ),
+        (("--scale", "0.5"), {"scale": 0.5}),
+    ],
+)
+def test_evaluate_sees_what_it_says(capsys, monkeypatch, options, used):
+    import saunet.inference
+
+    seen = []
+
+    class Segmenter:
+        name, threshold = "mine", 0.5
+
+        def check_options(self, **options):
+            seen.append(options)
+
+        def predict(self, image, **options):
+            seen.append(options)
+            return np.full(image.shape[:2], 0.25, np.float32)
+
+    monkeypatch.setattr(saunet.inference, "load_segmenter", lambda *a, **k: Segmenter())
+    monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
+    argv = ("evaluate", "--weights", "w", "--dataset", "synthetic", *options)
+    status, out, err = run(capsys, *argv)
+    assert (status, err) == (0, "")
+    words = "".join(f", {name} {value}" for name, value in used.items())
+    assert out.splitlines()[0] == f"mine on synthetic, test{words}"
+    assert seen == [{"views": 1, "scale": 1, "tile": None, **used}] * 2
+    printed = json.loads(run(capsys, *argv, "--json")[1])
+    assert {key: printed[key] for key in used} == used
+    assert not (set(printed) & {"views", "scale", "tile"}) - set(used)
+
+
+def test_evaluate_by_a_scale_that_is_not_known(capsys, h5):
+    argv = ("evaluate", "--weights", h5, "--model", "sa_unet_v2", "--scale", "auto")
+    status, out, err = run(capsys, *argv, "--dataset", "synthetic")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "does not say the field of view's diameter" in err
+
+
 def test_demo_leaves_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
     from saunet import inference
 

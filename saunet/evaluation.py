@@ -24,8 +24,9 @@ from saunet.data.datasets import NO_TEST_LABELS
 from saunet.data.images import read_gray, read_label, read_mask
 from saunet.data.pairing import (
     find_predictions,
-    list_images,
-    pair_files,
+    list_images,  # noqa: F401, where its users know it from
+    pair_files,  # noqa: F401
+    pair_trees,
     pair_truth,
     shared_names,
 )
@@ -80,10 +81,11 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
     Args:
         predictions: folder of 8- or 16-bit pictures, full scale meaning 1. Where
             some are named `<name>_prob`, as `saunet predict` writes them, the others
-            are left out.
-        truth: folder of label pictures, paired with them by `pair_files`.
-        fov: folder of field-of-view pictures; needed for the region "fov". It may
-            hold more images than are scored.
+            are left out, and those in sub-folders are scored, too.
+        truth: folder of label pictures, paired with them by
+            `saunet.data.pairing.pair_files`, in sub-folders of the same names.
+        fov: folder of field-of-view pictures, likewise; needed for the region "fov".
+            It may hold more images than are scored.
         region: "fov" or "frame".
         pooling: "pooled" or "mean".
         threshold: float in [0, 1]; vessel if the probability is greater.
@@ -102,9 +104,9 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
             "or score the whole frame with --region frame."
         )
     guesses = find_predictions(predictions)
-    labels = pair_truth(guesses, truth)
-    masks = pair_files(guesses, list_images(fov)) if region == "fov" else {}
-    shared = shared_names(guesses)
+    labels = pair_truth(guesses, predictions, truth)
+    masks = pair_trees(guesses, predictions, fov) if region == "fov" else {}
+    shared = shared_names(guesses, predictions)
     return summarise(
         (
             (

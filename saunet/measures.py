@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from saunet.data.images import image_stem, read_label, read_mask, write_bytes
-from saunet.data.pairing import list_images, pair_files
+from saunet.data.images import read_label, read_mask, write_bytes
+from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError
 
 MIN_SEGMENT = 10  # pixels; a shorter segment's chord is mostly rounding
@@ -133,23 +133,26 @@ def find_masks(inputs):
     """Lists the masks that files and folders stand for.
 
     Args:
-        inputs: paths. Of a folder its own pictures: those named `<stem>_mask`, as
-            `saunet predict` writes them, or all if none is.
+        inputs: paths. Of a folder the pictures named `<stem>_mask`, as `saunet
+            predict` writes them, also in the folders below; or all of its own.
 
     Raises:
         InputError: a path that is not there, or a folder without a picture.
     """
-    found = []
+    return list(_find_masks(inputs))
+
+
+def _find_masks(inputs):
+    """As `find_masks`: the masks, each with the folder of `inputs` that it is from."""
+    found = {}
     for path in map(Path, inputs):
         if path.is_dir():
-            pictures = list_images(path)
-            masks = [p for p in pictures if image_stem(p).endswith("_mask")]
-            found += masks or pictures
+            found |= {mask: path for mask in list_results(path, "mask")}
         elif path.exists():
-            found.append(path)
+            found[path] = path.parent
         else:
             raise InputError(f"{path}: no such file or folder: check the path.")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
@@ -160,7 +163,8 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
     Args:
         inputs: as of `find_masks`.
         out: the CSV; a cell is empty where a measure is undefined.
-        fov: folder of FOV pictures, paired with the masks by `pair_files`.
+        fov: folder of FOV pictures, paired with the masks by
+            `saunet.data.pairing.pair_files`, in sub-folders of the same names.
         micrometres_per_pixel: as of `measure_vessels`.
 
     Returns:
@@ -178,10 +182,10 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
         )
     scale = _checked_scale(micrometres_per_pixel)
     _skan()
-    paths = find_masks(inputs)
-    fovs = _pair_fovs(paths, fov)
+    roots = _find_masks(inputs)
+    fovs = {} if fov is None else _pair_fovs(roots, fov)
     rows, skipped = [], {}
-    for path in paths:
+    for path in roots:
         try:
             inside = read_mask(fovs[path]) if fovs else None
             row = measure_vessels(read_label(path), inside, micrometres_per_pixel=scale)
@@ -203,13 +207,12 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
     return {"images": rows, "skipped": skipped}
 
 
-def _pair_fovs(paths, fov):
-    """Returns the FOV picture of each mask; folder by folder, for names may recur."""
-    if fov is None:
-        return {}
-    others, pairs = list_images(fov), {}
-    for folder in dict.fromkeys(path.parent for path in paths):
-        pairs |= pair_files([p for p in paths if p.parent == folder], others)
+def _pair_fovs(roots, fov):
+    """Returns the FOV picture of each mask; input by input, for names may recur."""
+    pairs = {}
+    for root in dict.fromkeys(roots.values()):
+        paths = [path for path, its_root in roots.items() if its_root == root]
+        pairs |= pair_trees(paths, root, fov)
     return pairs
 
 

@@ -26,9 +26,9 @@ from saunet.data.images import (
 )
 from saunet.data.pairing import (
     find_predictions,
-    list_images,
-    pair_files,
+    pair_trees,
     pair_truth,
+    place_of,
     shared_names,
 )
 from saunet.errors import InputError
@@ -122,8 +122,8 @@ def maps_page(
 
     Args:
         folder: what `saunet predict` wrote, or pictures that are probability maps.
-        truth: folder of labels, paired as by `saunet.data.pairing.pair_files`; without
-            it the page shows no score.
+        truth: folder of labels, paired as by `saunet.evaluation.score_folders`;
+            without it the page shows no score.
         fov: folder of field-of-view masks.
         images: folder of the photographs; it may hold more.
         region: "fov" or "frame"; what there are masks for, by default.
@@ -155,13 +155,13 @@ def maps_page(
             "(<stem>_prob.png): give a folder that `saunet train` or `saunet predict` "
             "wrote"
         ) from error
-    labels = pair_truth(paths, truth) if truth else {}
-    masks = pair_files(paths, list_images(fov)) if fov else {}
-    photographs = pair_files(paths, list_images(images)) if images else {}
+    labels = pair_truth(paths, folder, truth) if truth else {}
+    masks = pair_trees(paths, folder, fov) if fov else {}
+    photographs = pair_trees(paths, folder, images) if images else {}
     if truth:
-        names = shared_names(paths)
+        names = shared_names(paths, folder)
     else:
-        names = {path: image_stem(path).removesuffix("_prob") for path in paths}
+        names = {path: place_of(path, folder) for path in paths}
     cases = [
         Case(
             names[path],

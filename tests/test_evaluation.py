@@ -259,6 +259,61 @@ def test_predicted_folders_count_only_the_probabilities(folders):
     assert score(folders, pooling="mean") == expected
 
 
+@pytest.fixture
+def trees(folders):
+    """The same three images as `saunet predict` writes trees: two named alike."""
+    for folder in ("maps", "truth", "fov"):
+        root = folders / folder
+        for old, new in (("00", "b"), ("01", "left/a"), ("02", "right/a")):
+            (path,) = root.glob(f"{old}_*.png")
+            suffix = "_prob" if folder == "maps" else ""
+            (root / new).parent.mkdir(exist_ok=True)
+            path.rename(root / f"{new}{suffix}.png")
+    return folders
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_trees_score_as_flat_folders_do(trees, region):
+    write_png(trees / "maps" / "left" / "a_mask.png", np.zeros((9, 9), np.uint8))
+    expected = summarise(ITEMS, region=region, pooling="pooled")
+    found = score(trees, region)
+    rows = found.pop("per_image")
+    assert [row["name"] for row in rows] == ["b", "left/a", "right/a"]
+    for row, flat in zip(rows, expected.pop("per_image"), strict=True):
+        assert {**row, "name": flat["name"]} == flat
+    assert found == expected
+
+
+def test_a_tree_of_another_method_is_scored_too(trees):
+    for path in (trees / "maps").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("_prob", "")))
+    (trees / "maps" / "b.png").unlink()
+    (trees / "truth" / "b.png").unlink()
+    assert score(trees)["images"] == 2
+
+
+def test_pictures_beside_a_flat_folder_stay_out(folders):
+    for folder in ("maps", "truth"):
+        (folders / folder / "old").mkdir()
+        write_png(folders / folder / "old" / "9.png", np.zeros((9, 9), np.uint8))
+    assert score(folders) == summarise(ITEMS, region="fov", pooling="pooled")
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("truth/left/a.png", r"truth/left: holds no picture"),
+        ("fov/right/a.png", r"fov/right: holds no picture"),
+        ("maps/right/a_prob.png", r"truth: no prediction for right/a.png"),
+        ("maps/b_prob.png", r"truth: no prediction for b.png"),
+    ],
+)
+def test_an_unpaired_file_of_a_tree_is_named(trees, lost, message):
+    (trees / lost).unlink()
+    with pytest.raises(InputError, match=message):
+        score(trees)
+
+
 def test_the_field_of_view_has_to_be_given(folders):
     with pytest.raises(InputError, match="pass their folder with --fov"):
         score_folders(

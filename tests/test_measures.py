@@ -463,6 +463,28 @@ def test_the_same_names_in_two_folders_share_the_fovs(folder):
     assert len(result["images"]) == 3
 
 
+def test_a_tree_is_measured_folder_by_folder(folder):
+    for name in ("maps", "fov"):
+        (folder / name / "left").mkdir()
+        (folder / name / "left" / "deep").mkdir()
+    for place, mask in (("left", WYE), ("left/deep", CROSS)):
+        save(folder / "maps" / place / "01_test_mask.png", mask)
+        save(folder / "maps" / place / "01_test_prob.png", NOTHING)
+        save(folder / "fov" / place / "01.png", ROWS <= 0)
+    result = measure_files([folder / "maps"], folder / "m.csv", folder / "fov")
+    rows = {row.pop("file"): row for row in result["images"]}
+    assert len(rows) == 4
+    for place, expected in (
+        (".", measure_vessels(CROSS, COLUMNS <= 0)),
+        ("left", measure_vessels(WYE, ROWS <= 0)),
+        ("left/deep", measure_vessels(CROSS, ROWS <= 0)),
+    ):
+        assert rows[str(folder / "maps" / place / "01_test_mask.png")] == expected
+    (folder / "fov" / "left" / "deep" / "01.png").unlink()
+    with pytest.raises(InputError, match="left/deep: holds no picture"):
+        measure_files([folder / "maps"], folder / "m.csv", folder / "fov")
+
+
 def test_pictures_that_are_not_named_mask_are_read_where_none_is(folder):
     assert len(find_masks([folder / "maps"])) == 2
     save(folder / "labels" / "01_manual1.png", CROSS)

@@ -279,6 +279,26 @@ def test_ticks_are_round(ends, ticks):
     assert page._ticks(*ends) == pytest.approx(ticks)
 
 
+def test_a_tree_of_maps_is_scored_as_by_score(folders, tmp_path):
+    for name in ("maps", "truth", "fov", "photographs"):
+        for folder, stem in ((".", "1"), ("left", "1"), ("left", "2")):
+            (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
+            for path in (folders / name).glob(f"{stem}[._]*"):
+                target = tmp_path / name / folder / path.name
+                target.write_bytes(path.read_bytes())
+    html = scored(tmp_path, images=tmp_path / "photographs")
+    rows = Page(html).numbers("images")
+    assert list(rows) == ["1", "left/1", "left/2", "pooled"]
+    expected = evaluation.score_folders(
+        *(tmp_path / name for name in ("maps", "truth", "fov")),
+        region="fov",
+        pooling="pooled",
+    )
+    assert rows["pooled"]["f1"] == expected["f1"]
+    rows = Page(report.maps_page(tmp_path / "maps")).numbers("images")
+    assert list(rows) == ["1", "left/1", "left/2"]
+
+
 # ---------------------------------------------------------------- pictures
 
 

@@ -1,5 +1,10 @@
-"""Which file belongs to which: maps, labels, fields of view and photographs."""
+"""Which file belongs to which: maps, labels, fields of view and photographs.
 
+`saunet predict` mirrors a tree of folders, so a tree of results is paired with one of
+labels folder by folder: predictions/left/01_prob.png with truth/left/01.png.
+"""
+
+import os
 import re
 from pathlib import Path
 
@@ -16,14 +21,48 @@ def list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder: check the name.")
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and is_image_name(path) and not path.name.startswith(".")
-    )
+    paths = _pictures(folder, os.listdir(folder))
     if not paths:
         raise InputError(f"{folder}: holds no picture: give the folder of the images.")
     return paths
+
+
+def list_results(folder, kind):
+    """Returns the pictures named `<name>_<kind>` in a folder and in those below.
+
+    A folder without such a name is one of another method: its own pictures then, or
+    where it has none, all those below.
+
+    Args:
+        folder: path.
+        kind: "prob" or "mask".
+
+    Raises:
+        InputError: as `list_images`.
+    """
+    every = _list_tree(folder) or list_images(folder)
+    own = [path for path in every if path.parent == Path(folder)]
+    if own and not any(_is_of(path, kind) for path in own):
+        return own
+    return [path for path in every if _is_of(path, kind)] or every
+
+
+def _list_tree(folder):
+    """Returns the pictures in a folder and, after these, in each one below."""
+    every = []
+    for path, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        every += _pictures(Path(path), names)
+    return every
+
+
+def _pictures(folder, names):
+    paths = [folder / name for name in sorted(names) if not name.startswith(".")]
+    return [path for path in paths if is_image_name(path) and path.is_file()]
+
+
+def _is_of(path, kind):
+    return image_stem(path).endswith(f"_{kind}")
 
 
 def pair_files(paths, others):
@@ -65,43 +104,83 @@ def pair_files(paths, others):
     return pairs
 
 
-def pair_truth(guesses, truth):
-    """Finds the label of each prediction, and refuses labels that have none.
+def pair_trees(paths, root, others):
+    """Finds for each file below a folder the one of the same image below another.
 
     Args:
-        guesses: list of Path.
-        truth: folder of label pictures.
+        paths: list of Path below `root`.
+        root: folder.
+        others: folder; a sub-folder's files are paired with its sub-folder's of the
+            same name.
 
     Returns:
         As `pair_files`.
 
     Raises:
-        InputError: as `pair_files` and `list_images`, or a label has no prediction.
+        InputError: as `pair_files` and `list_images`.
     """
-    others = list_images(truth)
-    labels = pair_files(guesses, others)
+    pairs = {}
+    for folder, group in _by_folder(paths, root).items():
+        pairs |= pair_files(group, list_images(Path(others) / folder))
+    return pairs
+
+
+def pair_truth(guesses, root, truth):
+    """Finds the label of each prediction, and refuses labels that have none.
+
+    Args:
+        guesses: list of Path below `root`.
+        root: folder of the predictions.
+        truth: folder of label pictures, in sub-folders as the predictions are.
+
+    Returns:
+        As `pair_trees`.
+
+    Raises:
+        InputError: as `pair_trees`, or a label has no prediction.
+    """
+    labels = pair_trees(guesses, root, truth)
+    flat = all(path.parent == Path(root) for path in guesses)
+    others = list_images(truth) if flat else _list_tree(truth)
     surplus = sorted(set(others) - set(labels.values()))
     if surplus:
         raise InputError(
-            f"{truth}: no prediction for {names_of(surplus)}: predict these too, or "
-            "leave only the truth that is to be scored."
+            f"{truth}: no prediction for {names_of(surplus, truth)}: predict these "
+            "too, or leave only the truth that is to be scored."
         )
     return labels
 
 
 def find_predictions(folder):
-    """Returns the maps in a folder: those named `<name>_prob`, or else all pictures."""
-    paths = list_images(folder)
-    maps = [path for path in paths if image_stem(path).endswith("_prob")]
-    return maps or paths
+    """Returns the maps in a folder and in those below, as `list_results`."""
+    return list_results(folder, "prob")
 
 
-def shared_names(paths):
+def place_of(path, root):
+    """Returns what a prediction is of: its sub-folder of `root`, and its stem."""
+    stem = image_stem(path).removesuffix("_prob")
+    return path.relative_to(root).with_name(stem).as_posix()
+
+
+def shared_names(paths, root):
     """Returns a short name for each file; the whole one where short ones collide."""
-    keys = [re.match(r"(\D*\d+[A-Za-z]*)?", _prediction_stem(p)).group() for p in paths]
-    if len(set(keys)) < len(paths) or not all(keys):
-        keys = [_prediction_stem(path) for path in paths]
-    return dict(zip(paths, keys, strict=True))
+    names = {}
+    for folder, group in _by_folder(paths, root).items():
+        stems = [_prediction_stem(path) for path in group]
+        keys = [re.match(r"(\D*\d+[A-Za-z]*)?", stem).group() for stem in stems]
+        if len(set(keys)) < len(group) or not all(keys):
+            keys = stems
+        for path, key in zip(group, keys, strict=True):
+            names[path] = (folder / key).as_posix()
+    return names
+
+
+def _by_folder(paths, root):
+    """Returns the files by the sub-folder of `root` that they are in."""
+    groups = {}
+    for path in paths:
+        groups.setdefault(path.parent.relative_to(root), []).append(path)
+    return groups
 
 
 def _partners(path, others):
@@ -135,7 +214,8 @@ def _number(stem):
     return str(int(key)) if key.isdecimal() else key
 
 
-def names_of(paths):
+def names_of(paths, root=None):
     """Returns the names of some files for a message: five, and how many more."""
-    shown = ", ".join(path.name for path in paths[:5])
-    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+    names = [path.relative_to(root).as_posix() if root else path.name for path in paths]
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -7,6 +7,7 @@ in each cell's `data-value`. How a page is written is in `saunet.page`.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from saunet.data.images import (
     read_mask,
     write_bytes,
 )
+from saunet.data.manifest import Manifest
 from saunet.data.pairing import (
     find_predictions,
     pair_trees,
@@ -174,7 +176,7 @@ def maps_page(
     ]
     facts = {
         "Maps": f"{len(cases)} in {folder}",
-        "Network": "not recorded: the folder holds maps alone",
+        "Network": _made_by(folder, paths),
         "Truth": truth or "none given (--truth): nothing is scored",
         "Field of view": fov or "none given (--fov)",
         "Photographs": images or "none given (--images)",
@@ -288,6 +290,22 @@ def _read_map(path):
                 "`saunet predict` on the photographs first"
             )
     return read_probability(path)
+
+
+def _made_by(folder, paths):
+    """Returns which network and settings made the maps, as `saunet predict` noted."""
+    try:
+        rows = Manifest(folder).rows
+    except InputError:  # another program's table
+        rows = {}
+    noted = Counter(
+        rows.get(place_of(path, folder), {}).get("settings") or "not recorded"
+        for path in paths
+    )
+    if len(noted) == 1:
+        return next(iter(noted))
+    of_all = f"of {len(paths)} maps"
+    return "; ".join(f"{count} {of_all}: {made}" for made, count in noted.items())
 
 
 def _photograph(path, photograph):

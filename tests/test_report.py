@@ -16,6 +16,7 @@ from sklearn import metrics as sk
 from saunet import cli, evaluation, page, report, viz, weights
 from saunet.cli import main
 from saunet.data.images import write_png
+from saunet.data.manifest import Manifest
 from saunet.metrics import calibration, count_levels, pr_curve, roc_curve
 
 HEIGHT, WIDTH = 48, 60
@@ -297,6 +298,29 @@ def test_a_tree_of_maps_is_scored_as_by_score(folders, tmp_path):
     assert rows["pooled"]["f1"] == expected["f1"]
     rows = Page(report.maps_page(tmp_path / "maps")).numbers("images")
     assert list(rows) == ["1", "left/1", "left/2"]
+
+
+def test_the_manifest_says_what_made_the_maps(folders, tmp_path):
+    def network():
+        html = report.maps_page(tmp_path)
+        return re.search(r"<dt>Network</dt>\s*<dd>(.*?)</dd>", html)[1]
+
+    manifest = Manifest(tmp_path)
+    (tmp_path / "left").mkdir()
+    for place in ("1", "left/2"):
+        map_ = folders / "maps" / f"{place[-1]}_prob.png"
+        (tmp_path / f"{place}_prob.png").write_bytes(map_.read_bytes())
+    assert network() == "not recorded"
+    manifest.rewrite()
+    assert network() == "not recorded"
+    manifest.append("1", "photo", "saunet=1 net:0a views=8")
+    assert network() == (
+        "1 of 2 maps: saunet=1 net:0a views=8; 1 of 2 maps: not recorded"
+    )
+    manifest.append("left/2", "photo", "saunet=1 net:0a views=8")
+    assert network() == "saunet=1 net:0a views=8"
+    (tmp_path / "manifest.csv").write_text("file,size\n1,2\n")
+    assert network() == "not recorded"
 
 
 # ---------------------------------------------------------------- pictures

@@ -358,9 +358,10 @@ def doctor(args):
     """Check a dataset's folder for what spoils a training.
 
     Files that are missing or unreadable, sizes that differ, labels that are not
-    binary, pictures that occur twice. Exit status 2 if there is any.
+    binary, pictures that occur twice. Of many alike three are named; --json has all.
+    Exit status 2 if there is any.
     """
-    from saunet.data.datasets import DATASETS, check_dataset
+    from saunet.data.datasets import DATASETS, check_dataset, short_list
     from saunet.data.folder import check_folder
 
     _lookup("dataset", args.dataset, (*DATASETS, "folder"))
@@ -369,7 +370,7 @@ def doctor(args):
     else:
         problems = check_dataset(args.dataset, _data_dir(args))
     facts = {"dataset": args.dataset, "problems": problems}
-    _print_done(args, facts, "\n".join(problems or ["no problems"]))
+    _print_done(args, facts, "\n".join(short_list(problems) or ["no problems"]))
     return 2 if problems else 0
 
 

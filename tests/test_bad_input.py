@@ -455,7 +455,8 @@ def test_a_mask_of_another_size_in_a_dataset(capsys, tmp_path, h5):
     status, out, err = run(capsys, "doctor", *argv)
     assert status == 2
     assert err == []
-    assert "Image_11L_1stHO.png: 55x40 pixels" in out
+    assert "Image_11L_1stHO.png, Image_11R_1stHO.png, Image_12L_1stHO.png and 5" in out
+    assert "5 more: 55x40 pixels, expected" in out
 
 
 def test_demo_that_cannot_write(capsys, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from saunet.data.datasets import (
     check_dataset,
     find_fov,
     load_dataset,
+    short_list,
     split_names,
 )
 from saunet.errors import InputError
@@ -225,6 +226,27 @@ def test_the_doctor_finds_what_is_wrong(small, tmp_path):
     )
     for pattern in patterns:
         assert any(pattern in problem for problem in found)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_wrong_folder_is_one_problem(tmp_path, name):
+    (tmp_path / "holiday.jpg").touch()
+    (problem,) = check_dataset(name, tmp_path)
+    title, layout = DATASETS[name].title, DATASETS[name].layout
+    assert problem.startswith(f"{tmp_path}: no file of {title}: expected")
+    assert layout in problem
+
+
+def test_problems_of_one_kind_are_one_line():
+    problems = [f"{n}.png: missing" for n in range(3)] + ["a.png: 2: b", "no colon"]
+    assert sorted(short_list(problems)) == sorted(problems)
+    problems += [f"{n}.png: missing" for n in range(3, 60)]
+    assert short_list(problems) == [
+        "0.png, 1.png, 2.png and 57 more: missing",
+        "a.png: 2: b",
+        "no colon",
+    ]
+    assert short_list([]) == []
 
 
 def fundus(height=300, width=320, *, surround=10, level=150):

@@ -196,14 +196,15 @@ def check_dataset(name, data_dir):
     Returns:
         List of str, one problem each: missing and unreadable files, images that are
         not of the dataset's size, labels that are not of their image's size or hold
-        more than two values, and pictures that occur twice. Empty if all is well.
+        more than two values, and pictures that occur twice; or that none of the
+        dataset's files is there. Empty if all is well.
 
     Raises:
         InputError: the dataset is unknown or its folder does not exist.
     """
     dataset = _dataset(name)
     root = _find_root(dataset, data_dir)
-    problems, seen = [], {}
+    problems, seen, found = [], {}, 0
     for sample in split_names(name, "all"):
         paths = _paths(dataset, root, sample)
         for kind, path in paths.items():
@@ -220,6 +221,7 @@ def check_dataset(name, data_dir):
                 if problem not in problems:
                     problems.append(problem)
                 continue
+            found += 1
             try:
                 pixels = read_image(path) if kind == "image" else read_gray(path)
             except InputError as error:
@@ -232,7 +234,31 @@ def check_dataset(name, data_dir):
             if digest in seen:
                 problems.append(f"{shown}: the same pixels as {seen[digest]}")
             seen.setdefault(digest, shown)
+    if not found:
+        return [
+            f"{root}: no file of {dataset.title}: expected its folder, which holds "
+            f"{dataset.layout}"
+        ]
     return problems
+
+
+def short_list(problems, shown=3):
+    """Returns the problems of `check_dataset` with those of one kind in one line.
+
+    Args:
+        problems: list of str, each "file: what".
+        shown: how many files a line names; so many problems keep a line each.
+    """
+    kinds = {}
+    for problem in problems:
+        file, _, what = problem.partition(": ")
+        kinds.setdefault(what, []).append(file)
+    lines = []
+    for what, files in kinds.items():
+        if len(files) > shown:
+            files = [f"{', '.join(files[:shown])} and {len(files) - shown} more"]
+        lines += [f"{file}: {what}" if what else file for file in files]
+    return lines
 
 
 def find_fov(image):

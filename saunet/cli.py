@@ -16,6 +16,7 @@ from pathlib import Path
 
 from saunet import __version__
 from saunet.errors import InputError, RunError
+from saunet.quiet import load_framework
 
 SYNTHETIC_SEEDS = {"train": range(8), "test": range(100, 103)}
 DEMO_WEIGHTS = "sa_unet_v2_drive"
@@ -67,7 +68,7 @@ def models(args):
 
     GFLOPs are those of one image of 592 x 592 pixels.
     """
-    _load_framework()
+    load_framework()
     from saunet.models import FACTS
 
     if args.json:
@@ -84,7 +85,7 @@ def summary(args):
 
     Operations as keras-flops counts them: a multiply-add is 2.
     """
-    _load_framework()
+    load_framework()
     from saunet.models import build_model
     from saunet.profiling import count_flops, count_parameters
 
@@ -104,13 +105,17 @@ def summary(args):
 
 def benchmark(args):
     """Time a network here, on every installed engine."""
-    _load_framework()
+    load_framework()
     from saunet.models import build_model
     from saunet.profiling import compare_engines
 
     shape = (*args.input_size, 3)
     rows = compare_engines(
-        build_model(args.model), shape, batch=args.batch, runs=args.runs
+        build_model(args.model),
+        shape,
+        batch=args.batch,
+        runs=args.runs,
+        progress=_show_progress(args),
     )
     if args.json:
         return _print_json(rows)
@@ -139,7 +144,7 @@ def train(args):
     The run folder holds the recipe, a log and the weights; a killed run goes on
     with --resume.
     """
-    _load_framework()
+    load_framework()
     from saunet.training import train
 
     samples, recipe = _samples(args, "train"), _recipe(args)
@@ -171,7 +176,7 @@ def predict(args):
     255) and <stem>_overlay.png are written, and in manifest.csv a row. What the
     manifest says was done with the same settings is not done again.
     """
-    _load_framework()
+    load_framework()
     from saunet.inference import load_segmenter, predict_files
 
     result = predict_files(
@@ -197,7 +202,7 @@ def predict(args):
 
 def convert(args):
     """Write weights for Keras 3 or Keras 2."""
-    _load_framework()
+    load_framework()
     from saunet.inference import load_segmenter
     from saunet.weights import save_weights
 
@@ -209,7 +214,7 @@ def convert(args):
 
 def export(args):
     """Write a network as ONNX, OpenVINO, LiteRT, SavedModel."""
-    _load_framework()
+    load_framework()
     from saunet.inference import export_segmenter, load_segmenter
 
     segmenter = load_segmenter(args.weights, args.model, engine="keras")
@@ -225,7 +230,7 @@ def export(args):
 
 def evaluate(args):
     """Score weights on a dataset's images."""
-    _load_framework()
+    load_framework()
     from rich.progress import track
 
     from saunet import evaluation
@@ -285,7 +290,7 @@ def report(args):
             _refuse(args, ("data_dir", "fold"), "is not scored: add --dataset")
         samples = None
         if args.dataset is not None:
-            _load_framework()
+            load_framework()
             samples = _samples(args, args.split)
         html = run_page(
             args.folder,
@@ -325,7 +330,7 @@ def measure(args):
 
 def demo(args):
     """Segment drawn photographs and score the maps."""
-    _load_framework()
+    load_framework()
     from saunet.data.images import write_png
     from saunet.evaluation import evaluate, read_probability
     from saunet.inference import load_pretrained, predict_files, writable_folder
@@ -381,7 +386,7 @@ class _PrintCompletion(argparse.Action):
     """Prints the completion script of a shell and exits."""
 
     def __call__(self, parser, namespace, shell, option_string=None):
-        _load_framework()
+        load_framework()
         from saunet.completion import completion_script
 
         print(completion_script(parser, shell))
@@ -460,7 +465,7 @@ def _parser():
         metavar="N",
         help="timed calls of each engine (default: 7)",
     )
-    _json_option(sub)
+    _output_options(sub)
 
     sub = verb(train)
     sub.add_argument(
@@ -839,27 +844,6 @@ def _data_dir(args):
 
 
 # Printing.
-
-
-def _load_framework():
-    """Imports Keras without the start-up chatter of its backend's C++ parts.
-
-    TensorFlow writes lines about CPU features and absent GPUs to stderr before it
-    reads its own log level. Whoever sets TF_CPP_MIN_LOG_LEVEL sees them all.
-    """
-    muted = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-    if muted:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        sys.stderr.flush()
-        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-    try:
-        import keras  # noqa: F401
-    finally:
-        if muted:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def _first_line(function):

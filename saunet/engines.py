@@ -16,6 +16,7 @@ import numpy as np
 
 from saunet.errors import InputError
 from saunet.export import FORMATS, need, to_onnx
+from saunet.quiet import quiet_stderr
 
 # engine -> what it can compute in
 PRECISIONS = {
@@ -276,7 +277,8 @@ class LiteRTEngine:
     def __call__(self, batch):
         if tuple(self._input["shape"]) != batch.shape:
             self._interpreter.resize_tensor_input(self._input["index"], batch.shape)
-            self._interpreter.allocate_tensors()
+            with quiet_stderr():  # it tells of its delegate
+                self._interpreter.allocate_tensors()
             self._input = self._interpreter.get_input_details()[0]
         self._interpreter.set_tensor(self._input["index"], batch)
         self._interpreter.invoke()

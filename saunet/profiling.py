@@ -22,6 +22,8 @@ import time
 
 import numpy as np
 from keras import layers
+from rich.console import Console
+from rich.progress import track
 
 from saunet.engines import PRECISIONS, make_engine
 from saunet.errors import InputError
@@ -113,7 +115,9 @@ def count_flops(model, input_shape=(592, 592, 3)):
     return total
 
 
-def compare_engines(model, input_shape=(592, 592, 3), *, batch=1, runs=7):
+def compare_engines(
+    model, input_shape=(592, 592, 3), *, batch=1, runs=7, progress=False
+):
     """Times a network on every engine that is installed, in turns.
 
     Args:
@@ -121,6 +125,7 @@ def compare_engines(model, input_shape=(592, 592, 3), *, batch=1, runs=7):
         input_shape: Triple of integers `(H, W, C)`.
         batch: Integer, images a call.
         runs: Integer, timed calls of each; three more come first, untimed.
+        progress: Bool; show a bar on stderr.
 
     Returns:
         A list of dictionaries, `keras.Model.predict` first: "engine", "precision",
@@ -144,7 +149,7 @@ def compare_engines(model, input_shape=(592, 592, 3), *, batch=1, runs=7):
     product = time_in_turns({"product": lambda: matrix @ matrix}, runs)["product"]
     limit = count_flops(model, input_shape) * product / (2 * size**3)
     seconds = time_in_turns(
-        {k: lambda f=f: f(images) for k, f in runners.items()}, runs
+        {k: lambda f=f: f(images) for k, f in runners.items()}, runs, progress=progress
     )
     first = next(iter(runners))
     expected = runners[first](images)
@@ -164,7 +169,7 @@ def compare_engines(model, input_shape=(592, 592, 3), *, batch=1, runs=7):
     ]
 
 
-def time_in_turns(functions, runs=7, *, warm_up=3):
+def time_in_turns(functions, runs=7, *, warm_up=3, progress=False):
     """Returns the median seconds of each function, all called in turns.
 
     A machine's speed drifts; what is called in turns drifts together. A pause comes
@@ -174,9 +179,17 @@ def time_in_turns(functions, runs=7, *, warm_up=3):
         functions: Dictionary of functions without arguments.
         runs: Integer, timed calls of each.
         warm_up: Integer, calls before these.
+        progress: Bool; show a bar on stderr.
     """
     seconds = {key: [] for key in functions}
-    for turn in range(warm_up + runs):
+    turns = track(
+        range(warm_up + runs),
+        "timing in turns",
+        console=Console(stderr=True),
+        auto_refresh=False,  # a thread that draws would be timed, too
+        disable=not progress,
+    )
+    for turn in turns:
         for key, function in functions.items():
             time.sleep(PAUSE)
             start = time.perf_counter()

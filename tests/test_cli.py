@@ -386,7 +386,7 @@ def test_interruption_is_one_line(capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load_framework", interrupted)
+    monkeypatch.setattr(cli, "load_framework", interrupted)
     assert run(capsys, "models") == (130, "", "saunet: interrupted\n")
 
 
@@ -406,12 +406,12 @@ def test_ends_are_one_line(capsys, monkeypatch, error, status, line):
     def failing():
         raise error
 
-    monkeypatch.setattr(cli, "_load_framework", failing)
+    monkeypatch.setattr(cli, "load_framework", failing)
     assert run(capsys, "models") == (status, "", line)
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "_load_framework", lambda: 1 / 0)
+    monkeypatch.setattr(cli, "load_framework", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["models"])
 

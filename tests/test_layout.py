@@ -11,9 +11,10 @@ from saunet.models import MODELS
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "saunet"
 
-# A room imports from lower ranks only; `errors` is below all.
+# A room imports from lower ranks only; `errors` and `quiet` are below all.
 RANKS = {
     "errors": -1,
+    "quiet": -1,
     "layers": 0,
     "losses": 0,
     "distribution": 0,

@@ -2,6 +2,7 @@
 
 import csv
 import runpy
+import threading
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ from keras import layers
 from saunet.errors import InputError
 from saunet.layers import CrossScaleSpatialAttention, DropBlock2D, SpatialAttention
 from saunet.models import MODELS, build_model
-from saunet.profiling import count_flops, count_parameters
+from saunet.profiling import count_flops, count_parameters, time_in_turns
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -192,3 +193,14 @@ def test_every_network_was_measured_and_its_loss_fell(one_epoch):
     assert [row["model"] for row in rows] == list(MODELS)
     for row in rows:
         assert 0 < float(row["loss_after"]) < float(row["loss_before"]), row["model"]
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_timing_shows_a_bar_that_no_thread_draws(capsys, progress):
+    threads = set()
+    functions = {"one": lambda: threads.add(threading.active_count())}
+    before = threading.active_count()
+    seconds = time_in_turns(functions, 2, warm_up=1, progress=progress)
+    assert list(seconds) == ["one"]
+    assert threads == {before}
+    assert ("timing in turns" in capsys.readouterr().err) is progress

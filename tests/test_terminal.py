@@ -58,7 +58,6 @@ def test_every_bar_can_be_switched_off():
     assert set(COMMANDS) - loud == {
         "models",
         "summary",
-        "benchmark",
         "score",
         "doctor",
     }

@@ -28,6 +28,10 @@ from pathlib import Path
 
 import h5py
 
+from saunet.quiet import load_framework
+
+load_framework()  # before the rooms below do it, aloud
+
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.data.images import write_bytes
 from saunet.data.padding import padded_size

@@ -1,6 +1,8 @@
 """What C++ says stays off stderr, unless somebody wants to see it."""
 
+import ast
 import os
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +26,16 @@ def test_only_who_asks_hears_it(monkeypatch, capfd, level, heard):
         fail()
     os.write(2, b"after")
     assert capfd.readouterr() == ("", heard)
+
+
+def test_experiments_import_in_silence_first():
+    path = Path(__file__).resolve().parents[1] / "experiments" / "runner.py"
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    ours = [
+        node.module if isinstance(node, ast.ImportFrom) else "load_framework()"
+        for node in body
+        if (isinstance(node, ast.ImportFrom) and node.module.startswith("saunet"))
+        or ast.unparse(node) == "load_framework()"
+    ]
+    assert ours[:2] == ["saunet.quiet", "load_framework()"]
+    assert len(ours) > 2

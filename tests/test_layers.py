@@ -12,6 +12,7 @@ from reference import attention as attention_oracle
 from reference import drop_block as drop_block_oracle
 
 import saunet.layers
+from saunet import fused
 from saunet.layers import (
     BatchNormalization,
     CrossScaleSpatialAttention,
@@ -488,13 +489,20 @@ def group_norms(groups, epsilon, channels, dtype="float32"):
     return ours, keras_own
 
 
+with_and_without_fused = pytest.mark.parametrize("fuse", [True, False])
+
+
 @on_tensorflow
+@with_and_without_fused
 @pytest.mark.parametrize(
     ("groups", "channels", "mean", "std"),
     [(8, 16, 0, 1), (8, 8, 3, 0.5), (1, 6, -2, 2), (4, 12, 30, 1), (8, 48, 0, 1e-3)],
 )
-def test_group_normalization_equals_keras(groups, channels, mean, std):
+def test_group_normalization_equals_keras(
+    groups, channels, mean, std, fuse, monkeypatch
+):
     """Values, and gradients for x, gamma and beta: ours are written by hand."""
+    monkeypatch.setattr(fused, "can_fuse_images", lambda x: fuse)
     ours, keras_own = group_norms(groups, 1e-3, channels)
     rng = generator(groups, channels, mean)
     x = (mean + std * rng.standard_normal((3, 10, 7, channels))).astype("float32")
@@ -502,11 +510,14 @@ def test_group_normalization_equals_keras(groups, channels, mean, std):
     x = ops.convert_to_tensor(x)
     upstream = rng.standard_normal(x.shape).astype("float32")
     tolerance = 1e-5 + 2e-6 * (mean / std) ** 2
-    np.testing.assert_allclose(ours(x), keras_own(x), rtol=1e-4, atol=tolerance)
+    calls = [functools.partial(ours, training=True), keras_own]
+    got, want = (call(x) for call in calls)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=tolerance)
+    np.testing.assert_allclose(ours(x), want, rtol=1e-4, atol=tolerance)
     results = []
-    for layer in (ours, keras_own):
+    for call, layer in zip(calls, (ours, keras_own), strict=True):
         variables = [x, *layer.trainable_variables]
-        results.append(gradients(lambda f=layer: ops.sum(f(x) * upstream), variables))
+        results.append(gradients(lambda f=call: ops.sum(f(x) * upstream), variables))
     for got, want in zip(*results, strict=True):
         assert got.shape == want.shape
         scale = np.abs(want).max()
@@ -522,7 +533,8 @@ def test_group_normalization_by_hand():
 
 
 @on_tensorflow
-def test_group_normalization_in_bfloat16_is_close_to_float32():
+@pytest.mark.parametrize("training", [True, False])
+def test_group_normalization_in_bfloat16_is_close_to_float32(training):
     x = generator("bf").standard_normal((2, 12, 12, 16)).astype("float32") + 1
     exact, _ = group_norms(8, 1e-3, 16)
     mixed, _ = group_norms(8, 1e-3, 16, dtype="mixed_bfloat16")
@@ -533,7 +545,9 @@ def test_group_normalization_in_bfloat16_is_close_to_float32():
         variables = [x, *layer.trainable_variables]
         results.append(
             gradients(
-                lambda f=layer: ops.sum(ops.cast(f(x), "float32") * upstream),
+                lambda f=layer: ops.sum(
+                    ops.cast(f(x, training=training), "float32") * upstream
+                ),
                 variables,
             )
         )
@@ -574,11 +588,15 @@ def batch_norms(channels, dtype="float32"):
 
 
 @on_tensorflow
+@with_and_without_fused
 @pytest.mark.parametrize(
     ("channels", "mean", "std"), [(16, 0, 1), (5, 3, 0.5), (6, -2, 2), (12, 10, 1)]
 )
-def test_batch_normalization_trains_as_keras_does(channels, mean, std):
+def test_batch_normalization_trains_as_keras_does(
+    channels, mean, std, fuse, monkeypatch
+):
     """Values, moving statistics, and the gradients, which are written by hand."""
+    monkeypatch.setattr(fused, "can_fuse", lambda x: fuse)
     ours, stock = batch_norms(channels)
     rng = generator("x", channels, mean)
     x = (mean + std * rng.standard_normal((3, 10, 7, channels))).astype("float32")
@@ -599,6 +617,54 @@ def test_batch_normalization_trains_as_keras_does(channels, mean, std):
         assert got.shape == want.shape
         scale = np.abs(want).max()
         np.testing.assert_allclose(got / scale, want / scale, atol=3e-5)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("layer", [BatchNormalization, GroupNormalization])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_fused_and_not_are_one_function_in_a_compiled_step(layer, dtype, monkeypatch):
+    """With sizes that are known only at run time; bfloat16 rounds to 8 bits."""
+    import tensorflow as tf
+
+    layer = layer(dtype=dtype)
+    layer.build((None, None, None, 8))
+    kind = layer.compute_dtype
+    x = 1 + 2 * generator("fuse").standard_normal((3, 9, 7, 8))
+    upstream = generator("up").standard_normal(x.shape)
+    x, upstream = (tf.cast(values, kind) for values in (x, upstream))
+    results = []
+    for fuse in (True, False):
+        monkeypatch.setattr(fused, "can_fuse", lambda x, fuse=fuse: fuse)
+        monkeypatch.setattr(fused, "can_fuse_images", lambda x, fuse=fuse: fuse)
+
+        @tf.function(input_signature=[tf.TensorSpec((3, None, None, 8), kind)] * 2)
+        def step(x, upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True)
+            variables = [x, *(v.value for v in layer.trainable_variables)]
+            return y, *tape.gradient(y, variables, upstream)
+
+        results.append([np.asarray(tf.cast(v, "float32")) for v in step(x, upstream)])
+    digits = 2e-6 if dtype == "float32" else 0.02
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, atol=digits * np.abs(want).max())
+
+
+@on_tensorflow
+def test_on_cpus_a_step_is_fused():
+    """float16 and odd batches are not; of group normalisation bfloat16 alone is."""
+
+    def map_of(dtype, images=2):
+        return keras.KerasTensor((images, 4, 4, 8), dtype)
+
+    assert fused.can_fuse(map_of("float32"))
+    assert fused.can_fuse(map_of("bfloat16", None))
+    assert not fused.can_fuse(map_of("float16"))
+    assert fused.can_fuse_images(map_of("bfloat16"))
+    assert not fused.can_fuse_images(map_of("float32"))
+    assert not fused.can_fuse_images(map_of("bfloat16", None))
+    assert not fused.can_fuse_images(map_of("bfloat16", 17))
 
 
 def test_batch_normalization_does_not_train_what_is_frozen():

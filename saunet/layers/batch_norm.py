@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from saunet import fused
 from saunet.layers.group_norm import moments, normalise
 
 
@@ -42,6 +43,15 @@ class BatchNormalization(layers.BatchNormalization):
         ):
             now = ops.reshape(now, (-1,))
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        if fused.can_fuse(inputs):
+            return fused.normalise_batch(
+                inputs,
+                ops.cast(self.gamma, "float32"),
+                ops.cast(self.beta, "float32"),
+                ops.reshape(mean, (-1,)),
+                ops.reshape(variance, (-1,)),
+                self.epsilon,
+            )
         return normalise(
             inputs,
             # Read here: the hand-written gradient may not see a variable inside.

@@ -30,6 +30,7 @@ from saunet.data.images import (
     read_image,
     write_png,
 )
+from saunet.data.lock import lock_folder
 from saunet.data.manifest import Manifest
 from saunet.data.padding import pad, padded_size, unpad
 from saunet.data.runs import is_run, read_run
@@ -609,8 +610,9 @@ def predict_files(
         that are no images}`.
 
     Raises:
-        InputError: nothing to read, nowhere to write, or two photographs (or a
-            photograph and a result) that would share a file. Said before computing.
+        InputError: nothing to read, nowhere to write, another run that writes there,
+            or two photographs (or a photograph and a result) that would share a file.
+            Said before computing.
     """
     threshold = segmenter.threshold if threshold is None else threshold
     threshold = checked_threshold(threshold)
@@ -638,8 +640,6 @@ def predict_files(
             and all(p.is_file() for p in _results(out_dir, place).values())
         )
     ]
-    if todo:
-        manifest.rewrite(without=[place for _, place in todo])
     written, skipped = [], {}
 
     def write(place, image, probability):
@@ -661,10 +661,13 @@ def predict_files(
         bar.advance(task)
 
     with (
+        lock_folder(out_dir),
         _progress_bar(progress) as bar,
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(WRITERS) as writer,
     ):
+        if todo:
+            manifest.rewrite(without=[place for _, place in todo])
         task = bar.add_task("segmenting", total=len(todo))
         being_written = deque()
         for (path, place), reading in _ahead(reader, read_image, todo):

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -34,6 +35,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.padding import pad, padded_size
 from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
@@ -213,16 +215,16 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
         The `keras.Model` with the weights of `last.weights.h5`.
 
     Raises:
-        InputError: Samples without labels, a folder in use, another recipe, or a
-            batch that the devices cannot share.
+        InputError: Samples without labels, a folder in use, also by a run that goes
+            on, another recipe, or a batch that the devices cannot share.
         RunError: The loss is no longer a number.
     """
-    with data_parallel(devices, recipe.batch_size) as losses:
-        return _train(recipe, samples, Path(out_dir), resume, progress, losses)
+    with data_parallel(devices, recipe.batch_size) as losses, ExitStack() as held:
+        return _train(recipe, samples, Path(out_dir), resume, progress, losses, held)
 
 
-def _train(recipe, samples, out_dir, resume, progress, losses):
-    """As `train`; `losses` is how many devices have a loss of their own."""
+def _train(recipe, samples, out_dir, resume, progress, losses, held):
+    """As `train`; `losses` is how many devices have a loss, `held` gets the lock."""
     training, held_out = split(samples, recipe.validation, recipe.seed)
     description = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
@@ -238,7 +240,7 @@ def _train(recipe, samples, out_dir, resume, progress, losses):
         model = build_model(recipe.model, **recipe.model_kwargs)
     finally:
         keras.config.set_dtype_policy(policy)
-    _open_run(out_dir, description, resume)
+    _open_run(out_dir, description, resume, held)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
@@ -657,7 +659,7 @@ def _all_variables(model):
     return own + list(model.optimizer.variables)
 
 
-def _open_run(folder, description, resume):
+def _open_run(folder, description, resume, held):
     path = folder / "run.json"
     if path.exists():
         if not resume:
@@ -682,13 +684,16 @@ def _open_run(folder, description, resume):
                     f"({len(was)}, now {len(now)}): resume "
                     "with the same data, or choose another folder"
                 )
+        held.enter_context(lock.lock_folder(folder))
         return
     if resume:
         raise InputError(f"{folder} holds no run to resume: leave out --resume")
     # A leftover .part is a run that was killed before it began.
-    if folder.is_dir() and any(p.suffix != ".part" for p in folder.iterdir()):
+    left = {p for p in folder.glob("*") if p.suffix != ".part"}
+    if left - {folder / lock.NAME}:
         raise InputError(f"{folder} is not empty: choose a new folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(lock.lock_folder(folder))
     _write_json(path, {**description, **environment()})
 
 

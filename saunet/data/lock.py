@@ -1,0 +1,49 @@
+"""One run at a time writes to a folder.
+
+The lock is the operating system's, on the open folder: it ends with the process,
+however that ends, and leaves no file behind. Windows cannot open a folder; there it is
+on an empty file `.lock`, which stays.
+"""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from saunet.errors import InputError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+    import msvcrt
+
+NAME = ".lock"
+
+
+@contextmanager
+def lock_folder(folder):
+    """Keeps other runs out of an existing folder.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    if fcntl:
+        handle = os.open(folder, os.O_RDONLY)
+    else:
+        handle = os.open(Path(folder) / NAME, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            if fcntl:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(
+                f"{folder}: another run writes to it: wait for its end, or choose "
+                "another folder with --out"
+            ) from error
+        except OSError:
+            pass  # a network's file system that has no locks
+        yield
+    finally:
+        os.close(handle)

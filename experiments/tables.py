@@ -8,6 +8,7 @@ them again and compares.
 """
 
 import argparse
+import csv
 import importlib
 import itertools
 import json
@@ -180,6 +181,9 @@ def results_page(results):
         parts.append(
             f"`experiments/{paper}.py`, which says where each setting is from."
         )
+        if costs := _cost_lines(paper):
+            heads = ("network", "source", *COSTS, *(f"published {c}" for c in COSTS))
+            parts.append(table(heads, costs, 2))
         for dataset in dict.fromkeys(row.dataset for row in module.ROWS):
             records = results.get((paper, dataset), [])
             rows = [row for row in module.ROWS if row.dataset == dataset]
@@ -209,12 +213,11 @@ INTRODUCTION = """# Results
 
 Every number is read from `experiments/results/*.json`, which also holds the scores of
 each image, the recipe, the versions and the device; published ones are in
-`experiments/published.csv`. A row that is not trained yet has no score. The three
-recipes: `paper`, the authors' settings; `budget`, one to four hours on two CPU cores,
-the same computation for every network; `best`, for a GPU. The threshold is 0.5 for
-all; the test images choose nothing. "8 views": the mean over an image's flips and
-quarter turns, which is `--tta`.
-The `difference` is ours minus the published score, by the protocol that was published;
+`experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
+trained yet has no score. The three recipes: `paper`, the authors' settings; `budget`,
+one to four hours on two CPU cores, the same computation for every network; `best`, for
+a GPU. The threshold is 0.5 for all; the test images choose nothing. "8 views": the mean
+over an image's flips and quarter turns, which is `--tta`. The `difference` is ours minus the published score, by the protocol that was published;
 where the source does not say by which protocol, there is none.
 
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
@@ -228,6 +231,25 @@ interval is the paired bootstrap over images; p is from the sign-flip test, then
 corrected for the number of comparisons in the table by Holm's method. This says what
 other photographs would change, not what another training seed would: two networks
 trained once each can differ by more than their kind does."""
+
+
+COSTS = ("parameters", "trainable", "GFLOPs")
+
+
+def _cost_lines(paper):
+    """Returns a line for each network whose cost the paper gives: ours, published."""
+    lines = []
+    with (RESULTS.parent / "published_costs.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["paper"] == paper:
+                facts = FACTS[row["key"]]
+                ours = (f"{facts.total:,}", f"{facts.trainable:,}")
+                given = (row["parameters"], row["trainable"], row["gflops"])
+                given = (f"{int(n):,}" if n.isdecimal() else n for n in given)
+                name = f"`{row['key']}`"
+                gflops = f"{facts.gflops:,.3f}"
+                lines.append([name, row["source"], *ours, gflops, *given])
+    return lines
 
 
 def _paper_table(paper, dataset, rows, records, humans):

@@ -15,7 +15,7 @@ from scipy import stats
 
 from saunet import training
 from saunet.data.datasets import DATASETS
-from saunet.models import MODELS, build_model
+from saunet.models import FACTS, MODELS, build_model
 from saunet.training import RECIPES, Recipe
 from saunet.weights import load_weights, read_card
 
@@ -63,6 +63,27 @@ def test_the_measured_part_of_readme_has_no_table_outside_the_block():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     measured = readme.partition("## Measured")[2].partition("\n## ")[0]
     assert "|" not in tables.replace_block(measured, "").replace(tables.BEGIN, "")
+
+
+def test_published_counts_are_ours():
+    """To the digits that are published; Attention U-Net's GFLOPs are nobody's."""
+    with (ROOT / "experiments" / "published_costs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 14
+    for row in rows:
+        facts = FACTS[row["key"]]
+        for published, ours in (
+            (row["parameters"], facts.total),
+            (row["trainable"], facts.trainable),
+        ):
+            if published.endswith("M"):
+                assert float(published[:-1]) == round(ours / 1e6, 2)
+            elif published:
+                assert int(published) == ours
+        if row["gflops"] and row["key"] != "attention_unet":
+            last = 10.0 ** -len(row["gflops"].partition(".")[2])
+            # Ours is itself rounded to three digits.
+            assert abs(float(row["gflops"]) - facts.gflops) <= last / 2 + 5e-4
 
 
 def test_what_is_shipped_is_what_is_recorded():

@@ -1,12 +1,15 @@
 """From a fundus photograph of any size to its vessel map, and from files to files."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from saunet import __version__, viz, weights
+from saunet.data.buckets import BucketFile, as_path, is_uri
 from saunet.data.field import field_of_view, resize, scale_factor, scaled_size
 from saunet.data.images import (
     IMAGE_SUFFIXES,
@@ -50,6 +54,8 @@ from saunet.models import build_model
 
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
 OUTPUTS = ("prob", "mask", "overlay")
+LIST_SUFFIXES = (".csv", ".txt")
+LIST_COLUMNS = ("photograph", "path")
 
 # What the engine gets at once. SA-UNetv2 takes about 250 bytes a pixel on a CPU, so
 # 8 GB; no fundus camera makes larger pictures.
@@ -495,11 +501,13 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
 
 
 def find_images(inputs):
-    """Lists the photographs that files and folders stand for.
+    """Lists the photographs that files, folders, buckets and lists stand for.
 
     Args:
-        inputs: paths. Of a folder, the image files in it and in the folders below,
-            hidden ones left out, in sorted order.
+        inputs: paths, and URIs such as `s3://bucket/folder`. Of a folder, the image
+            files in it and in the folders below, hidden ones left out, in sorted
+            order. Of a list, a .txt of one path a line or a .csv with a column
+            `photograph` or `path`, what it names; relative paths begin at its folder.
 
     Returns:
         (list of paths, number of other files that the folders hold).
@@ -518,27 +526,20 @@ def _find(inputs, out_dir=None, results=()):
     whose resolved path is among `results`.
     """
     found, ignored = [], 0
-    for path in map(Path, inputs):
+    for path in map(as_path, inputs):
         if not path.is_dir():
             if not path.exists():
                 raise InputError(f"{path}: no such file or folder; check the path")
-            found.append((path, image_stem(path)))
+            listed = path.name.lower().endswith(LIST_SUFFIXES)
+            found += _listed(path) if listed else [(path, image_stem(path.name))]
             continue
         files, images = 0, []
-        for folder, below, names in os.walk(path):
-            below[:] = sorted(
-                name
-                for name in below
-                if name[0] != "." and not _same(Path(folder) / name, out_dir)
-            )
-            for name in sorted(names):
-                file = Path(folder) / name
-                if file.resolve() in results or not file.is_file():
-                    continue
-                files += 1
-                if is_image_name(file) and name[0] != ".":
-                    place = file.relative_to(path).parent / image_stem(file)
-                    images.append((file, place.as_posix()))
+        for file, relative in _files(path, out_dir):
+            if file.resolve() in results:
+                continue
+            files += 1
+            if is_image_name(file.name) and file.name[0] != ".":
+                images.append((file, _place(relative)))
         if not images:
             raise InputError(
                 f"{path}: no image among its {files} files; expected "
@@ -547,6 +548,59 @@ def _find(inputs, out_dir=None, results=()):
         found += images
         ignored += files - len(images)
     return found, ignored
+
+
+def _files(path, out_dir):
+    """Yields each file in and below a folder, and its path relative to that folder."""
+    if isinstance(path, BucketFile):
+        yield from path.files()
+        return
+    for folder, below, names in os.walk(path):
+        below[:] = sorted(
+            name
+            for name in below
+            if name[0] != "." and not _same(Path(folder) / name, out_dir)
+        )
+        for name in sorted(names):
+            file = Path(folder) / name
+            if file.is_file():
+                yield file, file.relative_to(path)
+
+
+def _listed(path):
+    """Returns the photographs that a list names, each with the place of its result.
+
+    A relative path keeps its folders there, as it would below a folder.
+    """
+    with path.open("rb") as file:
+        text = file.read().decode("utf-8-sig", errors="surrogateescape")
+    if path.name.lower().endswith(".csv"):
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        columns = [c for c in LIST_COLUMNS if c in (rows.fieldnames or ())]
+        if not columns:
+            raise InputError(
+                f"{path}: expected a column {' or '.join(LIST_COLUMNS)}; write one "
+                f"path a line into a .txt instead"
+            )
+        names = [row[columns[0]] or "" for row in rows]
+    else:
+        names = text.splitlines()
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise InputError(f"{path}: names no photograph; expected one path a line")
+    folder, found = str(path)[: -len(path.name)], []
+    for name in names:
+        if is_uri(name) or os.path.isabs(name):
+            found.append((as_path(name), image_stem(name)))
+        else:
+            inside = ".." not in Path(name).parts
+            place = _place(name) if inside else image_stem(name)
+            found.append((as_path(folder + name), place))
+    return found
+
+
+def _place(relative):
+    return (Path(relative).parent / image_stem(relative)).as_posix()
 
 
 def _same(folder, out_dir):
@@ -594,7 +648,7 @@ def predict_files(
 
     Args:
         segmenter: a `Segmenter`.
-        inputs: paths of photographs and of folders of them.
+        inputs: as in `find_images`.
         out_dir: folder to write to; made if need be.
         threshold: the segmenter's own unless given.
         views: as in `Segmenter.predict`.
@@ -614,6 +668,102 @@ def predict_files(
             or two photographs (or a photograph and a result) that would share a file.
             Said before computing.
     """
+    plan = plan_files(
+        segmenter,
+        inputs,
+        out_dir,
+        threshold=threshold,
+        views=views,
+        tile=tile,
+        scale=scale,
+        zero_outside=zero_outside,
+    )
+    outcomes = segment_files(
+        segmenter, plan.todo, plan.out_dir, plan.threshold, plan.options
+    )
+    return plan.note(outcomes, progress=progress)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run over files has to do, and where it notes what it did.
+
+    Attributes:
+        out_dir: path of the folder of the results.
+        manifest: the `Manifest` in it.
+        settings: str, everything that decides a result.
+        threshold: float.
+        options: dict, the options of `Segmenter.predict`.
+        todo: list of (path, folder and stem of the result).
+        unchanged: number of photographs that are done already.
+        ignored: number of files in the folders that are no images.
+    """
+
+    out_dir: Path
+    manifest: Manifest
+    settings: str
+    threshold: float
+    options: dict
+    todo: list
+    unchanged: int
+    ignored: int
+
+    def note(self, outcomes, *, progress=False):
+        """Gives each photograph a row of the manifest, as it is done.
+
+        Args:
+            outcomes: iterable of what `segment_files` yields.
+            progress: show a bar on stderr.
+
+        Returns:
+            As `predict_files`.
+
+        Raises:
+            InputError: no photograph could be read, now or before, or another run
+                writes to the folder.
+        """
+        written, skipped = [], {}
+        with lock_folder(self.out_dir), _progress_bar(progress) as bar:
+            if self.todo:
+                self.manifest.rewrite(without=[place for _, place in self.todo])
+            task = bar.add_task("segmenting", total=len(self.todo))
+            for path, place, seconds, reason in outcomes:
+                self.manifest.append(
+                    place, path, self.settings, seconds=seconds, reason=reason
+                )
+                if reason:
+                    skipped[path] = reason
+                else:
+                    written.append(place)
+                bar.advance(task)
+        if not written and not self.unchanged:
+            reason = next(iter(skipped.values()))
+            more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
+            raise InputError(reason + more)
+        return {
+            "written": written,
+            "unchanged": self.unchanged,
+            "skipped": skipped,
+            "ignored": self.ignored,
+        }
+
+
+def plan_files(
+    segmenter,
+    inputs,
+    out_dir,
+    *,
+    threshold=None,
+    views=1,
+    tile=None,
+    scale=None,
+    zero_outside=False,
+):
+    """Returns the `Plan` of `predict_files`, which has the same arguments.
+
+    Raises:
+        InputError: as `predict_files`.
+    """
     threshold = segmenter.threshold if threshold is None else threshold
     threshold = checked_threshold(threshold)
     if scale is None:
@@ -621,6 +771,11 @@ def predict_files(
     options = {"views": views, "tile": tile, "scale": scale}
     options["zero_outside"] = zero_outside
     segmenter.check_options(**options)
+    if is_uri(out_dir):
+        raise InputError(
+            f"{out_dir}: results go to a folder, not to a bucket: choose one with "
+            f"--out, and copy it afterwards"
+        )
     out_dir = Path(out_dir)
     manifest = Manifest(out_dir)
     earlier = {
@@ -631,7 +786,7 @@ def predict_files(
     photographs, ignored = _find(inputs, out_dir, {*earlier, manifest.path.resolve()})
     _refuse_collisions(photographs, out_dir)
     writable_folder(out_dir)
-    settings = _settings(segmenter, threshold=threshold, **options)
+    settings = run_settings(segmenter, threshold=threshold, **options)
     todo = [
         (path, place)
         for path, place in photographs
@@ -640,7 +795,35 @@ def predict_files(
             and all(p.is_file() for p in _results(out_dir, place).values())
         )
     ]
-    written, skipped = [], {}
+    return Plan(
+        out_dir=out_dir,
+        manifest=manifest,
+        settings=settings,
+        threshold=threshold,
+        options=options,
+        todo=todo,
+        unchanged=len(photographs) - len(todo),
+        ignored=ignored,
+    )
+
+
+def segment_files(segmenter, photographs, out_dir, threshold, options):
+    """Reads, segments and writes photographs, in order, with threads around.
+
+    Args:
+        segmenter: a `Segmenter`.
+        photographs: list of (path, folder and stem of the result).
+        out_dir: path of the folder of the results.
+        threshold: float.
+        options: dict, the options of `Segmenter.predict`.
+
+    Yields:
+        (path, folder and stem, seconds of computing, "") once a photograph's files
+        are whole; (path, folder and stem, None, reason) for one that fails.
+
+    Raises:
+        InputError: a result cannot be written.
+    """
 
     def write(place, image, probability):
         mask = (probability > threshold).astype(np.uint8)
@@ -654,23 +837,9 @@ def predict_files(
         for kind, picture in pictures.items():
             write_png(results[kind], picture)
 
-    def finish(path, place, seconds, writing):
-        writing.result()
-        manifest.append(place, path, settings, seconds=seconds)
-        written.append(place)
-        bar.advance(task)
-
-    with (
-        lock_folder(out_dir),
-        _progress_bar(progress) as bar,
-        ThreadPoolExecutor(1) as reader,
-        ThreadPoolExecutor(WRITERS) as writer,
-    ):
-        if todo:
-            manifest.rewrite(without=[place for _, place in todo])
-        task = bar.add_task("segmenting", total=len(todo))
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
         being_written = deque()
-        for (path, place), reading in _ahead(reader, read_image, todo):
+        for (path, place), reading in _ahead(reader, read_image, photographs):
             try:
                 image = reading.result()
                 started = time.perf_counter()
@@ -678,28 +847,20 @@ def predict_files(
             except InputError as error:
                 # The file's name is in the reader's message, not in the network's.
                 named = str(path) in str(error)
-                skipped[path] = str(error) if named else f"{path}: {error}"
-                manifest.append(place, path, settings, reason=skipped[path])
-                bar.advance(task)
+                yield path, place, None, str(error) if named else f"{path}: {error}"
                 continue
             seconds = time.perf_counter() - started
             writing = writer.submit(write, place, image, probability)
-            being_written.append((path, place, seconds, writing))
+            being_written.append(((path, place, seconds, ""), writing))
             if len(being_written) > WRITERS:
-                finish(*being_written.popleft())
+                yield _whole(*being_written.popleft())
         while being_written:
-            finish(*being_written.popleft())
-    unchanged = len(photographs) - len(todo)
-    if not written and not unchanged:
-        reason = next(iter(skipped.values()))
-        more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
-        raise InputError(reason + more)
-    return {
-        "written": written,
-        "unchanged": unchanged,
-        "skipped": skipped,
-        "ignored": ignored,
-    }
+            yield _whole(*being_written.popleft())
+
+
+def _whole(outcome, writing):
+    writing.result()
+    return outcome
 
 
 def _ahead(pool, function, photographs):
@@ -712,7 +873,7 @@ def _ahead(pool, function, photographs):
     yield from begun
 
 
-def _settings(segmenter, **options):
+def run_settings(segmenter, **options):
     """Returns one line that says everything that decides a result."""
     words = [f"{name}={value}" for name, value in sorted(options.items())]
     return " ".join([f"saunet={__version__}", segmenter.fingerprint, *words])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from saunet.data.buckets import as_path
 from saunet.data.dicom import is_dicom, read_dicom
 from saunet.errors import InputError
 
@@ -54,8 +55,8 @@ def read_image(path):
     arbitrary. The orientation in the EXIF block is applied.
 
     Args:
-        path: file name; tif, png, jpg, ppm, ppm.gz, gif, bmp, webp or DICOM, told
-            apart by content.
+        path: file name or URI; tif, png, jpg, ppm, ppm.gz, gif, bmp, webp or DICOM,
+            told apart by content.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -179,7 +180,7 @@ def write_bytes(path, content):
 
 def _decode(path):
     """Returns a loaded, upright Pillow image in whatever mode the file has."""
-    path = Path(path)
+    path = as_path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file: check the name.")
     if path.is_dir():

@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from saunet.data.buckets import as_path
 from saunet.data.images import write_bytes
 from saunet.errors import InputError
 
@@ -60,13 +61,16 @@ class Manifest:
 
         Args:
             result: str, folder and stem of its result.
-            photograph: path.
+            photograph: path or URI.
             settings: str, everything that decides the result.
         """
         row = self.rows.get(result)
         if row is None or row["status"] != "done" or row["settings"] != settings:
             return False
-        size, modified = _state(photograph)
+        try:
+            size, modified = _state(photograph)
+        except (OSError, InputError):  # to be said by whoever reads it
+            return False
         return (row["bytes"], row["modified"]) == (str(size), str(modified))
 
     def rewrite(self, without=()):
@@ -96,7 +100,7 @@ class Manifest:
         """
         try:
             size, modified = _state(photograph)
-        except OSError:  # gone meanwhile
+        except (OSError, InputError):  # gone meanwhile
             size = modified = ""
         row = dict(
             zip(
@@ -126,7 +130,7 @@ class Manifest:
 
 
 def _state(path):
-    facts = Path(path).stat()
+    facts = as_path(path).stat()
     return facts.st_size, facts.st_mtime_ns
 
 

@@ -8,6 +8,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import os
@@ -179,17 +180,25 @@ def predict(args):
     load_framework()
     from saunet.inference import load_segmenter, predict_files
 
-    result = predict_files(
-        load_segmenter(args.weights, args.model, **_engine(args)),
-        args.inputs,
-        args.out,
-        threshold=args.threshold,
-        views=8 if args.tta else 1,
-        tile=args.tile,
-        scale=args.scale,
-        zero_outside=args.zero_outside,
-        progress=_show_progress(args),
-    )
+    options = {
+        "threshold": args.threshold,
+        "views": 8 if args.tta else 1,
+        "tile": args.tile,
+        "scale": args.scale,
+        "zero_outside": args.zero_outside,
+        "progress": _show_progress(args),
+    }
+    engine = _engine(args)
+    if args.cluster is None:
+        segmenter = load_segmenter(args.weights, args.model, **engine)
+        result = predict_files(segmenter, args.inputs, args.out, **options)
+    else:
+        from saunet.cluster import predict_on_cluster
+
+        options |= {"address": args.cluster, "workers": args.workers}
+        options["threads"] = engine.pop("threads")
+        load = functools.partial(load_segmenter, args.weights, args.model, **engine)
+        result = predict_on_cluster(load, args.inputs, args.out, **options)
     line = f"{_number(len(result['written']), 'photograph')} segmented into {args.out}"
     if result["unchanged"]:
         line += f", {result['unchanged']} done before"
@@ -511,11 +520,24 @@ def _parser():
         "inputs",
         nargs="+",
         metavar="IMAGE_OR_FOLDER",
-        help="photographs, and folders of them",
+        help="photographs, folders or buckets (s3://...) of them, and lists: a .txt of "
+        "paths, a .csv with a column photograph",
     )
     _weights_options(sub)
     _engine_options(sub)
     sub.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    sub.add_argument(
+        "--cluster",
+        metavar="auto|ADDRESS",
+        help="share the work out to the workers of a Ray cluster; auto: the one that "
+        "runs here, else this machine's cores",
+    )
+    sub.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="of the cluster (default: one a GPU, else one to two cores)",
+    )
     sub.add_argument("--threshold", type=float, metavar="T", help=CARD_THRESHOLD)
     _view_options(sub, scale_default="auto where the card says how wide")
     sub.add_argument(
@@ -879,7 +901,8 @@ def _report_skipped(args, skipped):
     """
     for reason in skipped.values():
         print(f"saunet: skipped: {reason}", file=sys.stderr)
-    return 2 if {str(Path(name)) for name in args.inputs} & set(skipped) else 0
+    named = {text for name in args.inputs for text in (name, str(Path(name)))}
+    return 2 if named & set(skipped) else 0
 
 
 def _number(count, noun):

@@ -34,6 +34,7 @@ RANKS = {
     "evaluation": 4,
     "measures": 4,
     "report": 6,
+    "cluster": 6,
     "completion": 6,
     "cli": 7,
     "__main__": 8,

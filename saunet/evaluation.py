@@ -100,8 +100,8 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
     check_protocol(region, pooling, threshold)
     if region == "fov" and fov is None:
         raise InputError(
-            "Region fov needs the field-of-view masks: pass their folder with --fov, "
-            "or score the whole frame with --region frame."
+            "region fov needs the field-of-view masks: pass their folder with --fov, "
+            "or score the whole frame with --region frame"
         )
     guesses = find_predictions(predictions)
     labels = pair_truth(guesses, predictions, truth)
@@ -175,7 +175,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
             skeletons.append(skeleton)
             kept.append((values, labels))
     if not rows:
-        raise InputError("Nothing to score: expected at least one image.")
+        raise InputError("nothing to score: expected at least one image")
     if pooling == "pooled":
         scores = _scores(
             sum(counts[1:], counts[0]),
@@ -230,17 +230,17 @@ def check_labelled(samples):
     """Raises InputError unless each of the samples has its vessels."""
     unlabelled = [sample.name for sample in samples if sample.vessels is None]
     if unlabelled:
-        raise InputError(f"No labels for {', '.join(unlabelled)}: {NO_TEST_LABELS}.")
+        raise InputError(f"no labels for {', '.join(unlabelled)}: {NO_TEST_LABELS}")
 
 
 def check_protocol(region, pooling, threshold):
     """Raises InputError unless there is such a region, pooling and threshold."""
     if region not in REGIONS:
-        raise InputError(f"Region {region!r} is unknown: use fov or frame.")
+        raise InputError(f"region {region!r} is unknown: use fov or frame")
     if pooling not in POOLINGS:
-        raise InputError(f"Pooling {pooling!r} is unknown: use pooled or mean.")
+        raise InputError(f"pooling {pooling!r} is unknown: use pooled or mean")
     if not 0 <= threshold <= 1:
-        raise InputError(f"Threshold {threshold} is not a probability: use 0 to 1.")
+        raise InputError(f"threshold {threshold} is not a probability: use 0 to 1")
 
 
 def _choose_pixels(name, probability, truth, fov, region):
@@ -248,16 +248,16 @@ def _choose_pixels(name, probability, truth, fov, region):
     parts = {"truth": truth} if region == "frame" else {"truth": truth, "FOV": fov}
     for what, array in parts.items():
         if array is None:
-            raise InputError(f"{name}: no {what}, which region {region} needs.")
+            raise InputError(f"{name}: no {what}, which region {region} needs")
         if array.shape != probability.shape:
             raise InputError(
                 f"{name}: the prediction is {_side(probability)} and the {what} "
-                f"{_side(array)} pixels: both must be of the photograph's size."
+                f"{_side(array)} pixels: both must be of the photograph's size"
             )
     low, high = probability.min(), probability.max()
     if not (low >= 0 and high <= 1):  # also where either is NaN
         raise InputError(
-            f"{name}: probabilities from {low} to {high}, expected 0 to 1 without NaN."
+            f"{name}: probabilities from {low} to {high}, expected 0 to 1 without NaN"
         )
     return None if region == "frame" else fov.astype(bool)
 

@@ -48,8 +48,8 @@ def measure_vessels(mask, fov=None, *, micrometres_per_pixel=None):
     fov = np.ones_like(mask) if fov is None else _binary(fov, "FOV")
     if fov.shape != mask.shape:
         raise InputError(
-            f"The mask is {_side(mask)} and the FOV {_side(fov)} pixels: both must be "
-            "of the photograph's size."
+            f"the mask is {_side(mask)} and the FOV {_side(fov)} pixels: both must be "
+            "of the photograph's size"
         )
     vessels = mask & fov
     skeleton = skeletonize(vessels, method="lee") > 0
@@ -151,7 +151,7 @@ def _find_masks(inputs):
         elif path.exists():
             found[path] = path.parent
         else:
-            raise InputError(f"{path}: no such file or folder: check the path.")
+            raise InputError(f"{path}: no such file or folder: check the path")
     return found
 
 
@@ -178,7 +178,7 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
     if out.suffix.lower() != ".csv" or out.is_dir() or not out.parent.is_dir():
         raise InputError(
             f"{out}: expected a file ending in .csv in a folder that exists: choose "
-            "another with --out."
+            "another with --out"
         )
     scale = _checked_scale(micrometres_per_pixel)
     _skan()
@@ -293,12 +293,12 @@ def _skan():
 def _binary(array, what):
     array = np.asarray(array)
     if array.ndim != 2 or not array.size:
-        raise InputError(f"A {what} of shape {array.shape}: expected (H, W).")
+        raise InputError(f"a {what} of shape {array.shape}: expected (H, W)")
     high = array.max()
     if not (high >= 0 and ((array == 0) | (array == high)).all()):
         raise InputError(
-            f"A {what} of more than two values: expected 0 and one other; apply a "
-            "threshold first."
+            f"a {what} of more than two values: expected 0 and one other; apply a "
+            "threshold first"
         )
     return array != 0
 
@@ -307,7 +307,7 @@ def _checked_scale(scale):
     if scale is None:
         return None
     if not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"{scale} micrometres per pixel: expected a positive number.")
+        raise InputError(f"{scale} micrometres per pixel: expected a positive number")
     return float(scale)
 
 

@@ -108,7 +108,7 @@ def count_flops(model, input_shape=(592, 592, 3)):
             raise InputError(
                 f"`input_shape` {tuple(input_shape)} does not fit layer "
                 f"{operation.name!r} of {model.name!r}, which gets {shape}: use H and "
-                "W that are multiples of 16."
+                "W that are multiples of 16"
             )
         shapes[id(operation.output)] = out
         total += _operation_flops(operation, inputs, out)
@@ -205,13 +205,13 @@ def _check_input_shape(model, input_shape):
     if not sides or not all(isinstance(n, int) and n > 0 for n in input_shape):
         raise InputError(
             f"`input_shape` {input_shape!r} is not three positive integers (H, W, C): "
-            "give for example (592, 592, 3)."
+            "give for example (592, 592, 3)"
         )
     expected = tuple(model.inputs[0].shape[1:])
     if any(e not in (None, n) for e, n in zip(expected, input_shape, strict=True)):
         raise InputError(
             f"`input_shape` {tuple(input_shape)} does not fit the input {expected} of "
-            f"{model.name!r}: give that shape, or build the model with it."
+            f"{model.name!r}: give that shape, or build the model with it"
         )
 
 
@@ -224,8 +224,8 @@ def _call_shapes(operation, shapes):
     if type(operation) not in FLOPS:
         known = ", ".join(sorted({kind.__name__ for kind in FLOPS}))
         raise InputError(
-            f"The cost of {operation.name!r}, a {type(operation).__name__}, is not "
-            f"known: add its formula to `saunet.profiling.FLOPS` (it has {known})."
+            f"the cost of {operation.name!r}, a {type(operation).__name__}, is not "
+            f"known: add its formula to `saunet.profiling.FLOPS` (it has {known})"
         )
     tensors = operation.input
     if isinstance(tensors, list | tuple):
@@ -243,9 +243,9 @@ def _operation_flops(operation, inputs, out):
         return flops
     if activation.__name__ not in ACTIVATIONS:
         raise InputError(
-            f"The cost of the activation {activation.__name__!r} of "
+            f"the cost of the activation {activation.__name__!r} of "
             f"{operation.name!r} is not known: add it to "
-            f"`saunet.profiling.ACTIVATIONS` (it has {', '.join(ACTIVATIONS)})."
+            f"`saunet.profiling.ACTIVATIONS` (it has {', '.join(ACTIVATIONS)})"
         )
     return flops + ACTIVATIONS[activation.__name__] * math.prod(out)
 

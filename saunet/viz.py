@@ -46,7 +46,7 @@ def overlay(image, mask, colour=VESSEL, alpha=0.6):
     image, mask = np.asarray(image), np.asarray(mask)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
-            f"Image is {image.dtype} {image.shape}: expected uint8 RGB (H, W, 3)."
+            f"image is {image.dtype} {image.shape}: expected uint8 RGB (H, W, 3)"
         )
     _same_size(image=image, mask=mask)
     picture = image.copy()
@@ -154,8 +154,8 @@ def panel(rows, titles, out_png):
     lengths = sorted({len(row) for row in rows})
     if lengths != [len(titles)] or not titles:
         raise InputError(
-            f"A panel of {len(titles)} titles got rows of {lengths} pictures: give "
-            "at least one row, and one title a column."
+            f"a panel of {len(titles)} titles got rows of {lengths} pictures: give "
+            "at least one row, and one title a column"
         )
     side = 2.6
     tallest = [max(p.shape[0] / p.shape[1] for p in row) for row in rows]
@@ -180,8 +180,8 @@ def _same_size(**arrays):
     (name, one), (other_name, other) = arrays.items()
     if one.shape[:2] != other.shape[:2]:
         raise InputError(
-            f"The {name} is {one.shape[:2]} and the {other_name} {other.shape[:2]} "
-            "(height, width): give both at one size."
+            f"the {name} is {one.shape[:2]} and the {other_name} {other.shape[:2]} "
+            "(height, width): give both at one size"
         )
 
 
@@ -204,13 +204,13 @@ def read_log(csv_path):
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{path}: not a readable training log ({error}): give a run's CSV file."
+            f"{path}: not a readable training log ({error}): give a run's CSV file"
         ) from error
     found = list(rows[0]) if rows else []
     if not {"epoch", "loss"} <= set(found):
         raise InputError(
             f"{path}: has {len(rows)} rows with the columns {found}: expected at least "
-            "one row with epoch and loss."
+            "one row with epoch and loss"
         )
     known = ("epoch", "loss", "val_loss", "learning_rate")
     try:
@@ -221,7 +221,7 @@ def read_log(csv_path):
         }
     except ValueError as error:
         raise InputError(
-            f"{path}: {error}: expected numbers in the columns {', '.join(known)}."
+            f"{path}: {error}: expected numbers in the columns {', '.join(known)}"
         ) from error
 
 
@@ -247,5 +247,5 @@ def _save(figure, path):
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}): give an existing, "
-            "writable folder with free space."
+            "writable folder with free space"
         ) from error

@@ -187,11 +187,11 @@ def test_evaluate_says_that_drives_test_labels_are_withheld():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"region": "disc"}, "Region 'disc' is unknown: use fov or frame"),
-        ({"pooling": "median"}, "Pooling 'median' is unknown: use pooled or mean"),
-        ({"threshold": 128}, "Threshold 128 is not a probability"),
+        ({"region": "disc"}, "region 'disc' is unknown: use fov or frame"),
+        ({"pooling": "median"}, "pooling 'median' is unknown: use pooled or mean"),
+        ({"threshold": 128}, "threshold 128 is not a probability"),
         ({"threshold": math.nan}, "Threshold nan is not a probability"),
-        ({"items": []}, "Nothing to score"),
+        ({"items": []}, "nothing to score"),
         (
             {"items": [("7", np.zeros((5, 6)), np.zeros((5, 7)), None)]},
             "7: the prediction is 6x5 and the truth 7x5 pixels",

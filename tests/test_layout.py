@@ -160,3 +160,16 @@ def test_a_layer_file_holds_one_layer(path):
     assert len(classes) == 1
     assert not classes[0].name.startswith("_")
     assert ast.get_docstring(classes[0])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_messages_are_half_sentences(path):
+    """ "saunet: error: <message>": no capital but a name's, and no full stop."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        ours = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if ours and node.func.id in ("InputError", "RunError") and node.args:
+            parts = getattr(node.args[0], "values", [node.args[0]])
+            texts = [getattr(part, "value", "") for part in parts]
+            texts = [text if isinstance(text, str) else "{}" for text in texts]
+            assert not texts[0][:1].isupper(), texts[0]
+            assert not texts[-1].endswith("."), texts[-1]

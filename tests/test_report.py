@@ -657,7 +657,7 @@ def case_region_fov_without_fov(root, run):
 
 
 def case_threshold(root, run):
-    return [root / "maps", "--threshold", "1.5"], "Threshold 1.5"
+    return [root / "maps", "--threshold", "1.5"], "threshold 1.5"
 
 
 def case_dataset_for_maps(root, run):

@@ -144,12 +144,12 @@ def split_names(name, split="train", *, fold=None):
     """
     dataset = _dataset(name)
     if split not in ("train", "test", "all"):
-        raise InputError(f"Split {split!r} is unknown: use train, test or all.")
+        raise InputError(f"split {split!r} is unknown: use train, test or all")
     if not dataset.folds:
         if fold is not None:
             raise InputError(
                 f"{dataset.title} has one official split and no fold {fold}: "
-                "leave the fold out."
+                "leave the fold out"
             )
         train, test = dataset.train, dataset.test
     else:
@@ -157,7 +157,7 @@ def split_names(name, split="train", *, fold=None):
         chosen = count - 1 if fold is None else fold
         if chosen not in range(count):
             raise InputError(
-                f"{dataset.title} has no fold {fold}: use 0 to {count - 1}."
+                f"{dataset.title} has no fold {fold}: use 0 to {count - 1}"
             )
         test = dataset.folds[chosen]
         train = tuple(n for part in dataset.folds if part != test for n in part)
@@ -310,7 +310,7 @@ def _largest_filled(mask):
 def _dataset(name):
     if name not in DATASETS:
         raise InputError(
-            f"Dataset {name!r} is unknown: use one of {', '.join(DATASETS)}."
+            f"dataset {name!r} is unknown: use one of {', '.join(DATASETS)}"
         )
     return DATASETS[name]
 
@@ -321,7 +321,7 @@ def _find_root(dataset, data_dir):
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder: give the folder of {dataset.title}, which "
-            f"holds {dataset.layout}."
+            f"holds {dataset.layout}"
         )
     inner = folder / dataset.folder
     return inner if inner.is_dir() else folder
@@ -355,7 +355,7 @@ def _load_sample(dataset, root, sample):
         if mask.shape != image.shape[:2]:
             raise InputError(
                 f"{paths[kind]}: {_side(mask)}, but its image is {_side(image)}: "
-                "labels and image must be of one size."
+                "labels and image must be of one size"
             )
         return mask
 
@@ -384,7 +384,7 @@ def _existing(path, dataset, root):
     if not path.is_file():
         raise InputError(
             f"{path.relative_to(root)}: missing in {root}: unpack {dataset.title} "
-            f"there so that it holds {dataset.layout}."
+            f"there so that it holds {dataset.layout}"
         )
     return path
 

@@ -47,20 +47,20 @@ def read_dicom(file, path):
         ) from error
     data = pydicom.dcmread(file)
     if "PixelData" not in data:
-        raise InputError(f"{path}: a DICOM file without a picture, expected one.")
+        raise InputError(f"{path}: a DICOM file without a picture, expected one")
     frames = int(data.get("NumberOfFrames") or 1)
     if frames != 1:
         raise InputError(
-            f"{path}: {frames} frames, expected one photograph: export them one by one."
+            f"{path}: {frames} frames, expected one photograph: export them one by one"
         )
     if data.Rows * data.Columns > MAX_PIXELS:
         raise InputError(
             f"{path}: more than {MAX_PIXELS // 10**6} megapixels: scale the picture "
-            "down or cut it."
+            "down or cut it"
         )
     if data.PixelRepresentation:
         raise InputError(
-            f"{path}: signed pixels, expected those of a photograph: export it as TIFF."
+            f"{path}: signed pixels, expected those of a photograph: export it as TIFF"
         )
     kind, bits = data.PhotometricInterpretation, int(data.BitsStored)
     pixels = pixel_array(data)  # YBR becomes RGB here

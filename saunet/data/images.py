@@ -70,7 +70,7 @@ def read_image(path):
     if min(image.size) < MIN_SIDE:
         raise InputError(
             f"{path}: {image.size[0]}x{image.size[1]} pixels, expected at least "
-            f"{MIN_SIDE} a side: give a whole fundus photograph."
+            f"{MIN_SIDE} a side: give a whole fundus photograph"
         )
     return np.array(_to_8_bit(image, path).convert("RGB"))
 
@@ -114,13 +114,13 @@ def read_label(path):
     if between > 0.1:
         raise InputError(
             f"{path}: {between:.0%} of its pixels are neither black nor white, "
-            "expected a label: give a folder that holds the labels alone."
+            "expected a label: give a folder that holds the labels alone"
         )
     vessels = _bright(gray)
     if gray.any() and not vessels.any():  # such as numbers of classes: 0, 1 and 2
         raise InputError(
             f"{path}: its brightest pixel is {gray.max()} of {full}, expected a label: "
-            "white vessels on black."
+            "white vessels on black"
         )
     return vessels
 
@@ -174,7 +174,7 @@ def write_bytes(path, content):
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}): give an existing, "
-            "writable folder with free space."
+            "writable folder with free space"
         ) from error
 
 
@@ -182,12 +182,12 @@ def _decode(path):
     """Returns a loaded, upright Pillow image in whatever mode the file has."""
     path = as_path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file: check the name.")
+        raise InputError(f"{path}: no such file: check the name")
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a picture file.")
+        raise InputError(f"{path}: is a folder, expected a picture file")
     try:
         if path.stat().st_size == 0:
-            raise InputError(f"{path}: is empty (0 bytes): copy the file again.")
+            raise InputError(f"{path}: is empty (0 bytes): copy the file again")
         with path.open("rb") as raw, warnings.catch_warnings():
             # What Pillow warns of is either harmless or raised below.
             warnings.simplefilter("ignore")
@@ -202,22 +202,22 @@ def _decode(path):
     except InputError:
         raise
     except PermissionError as error:
-        raise InputError(f"{path}: may not be read: change its permissions.") from error
+        raise InputError(f"{path}: may not be read: change its permissions") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels: "
-            "scale the picture down or cut it."
+            "scale the picture down or cut it"
         ) from error
     except Image.UnidentifiedImageError as error:
         raise InputError(
             f"{path}: not a picture, expected {', '.join(IMAGE_SUFFIXES)}: "
-            "convert the file to one of these."
+            "convert the file to one of these"
         ) from error
     except Exception as error:  # a damaged file makes decoders raise almost anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{path}: cannot be read as a picture ({reason[0]}): the file may be "
-            "truncated or damaged; copy it again."
+            "truncated or damaged; copy it again"
         ) from error
     return image
 
@@ -231,7 +231,7 @@ def _to_8_bit(image, path):
     if image.mode in ("F", "LAB"):
         raise InputError(
             f"{path}: pixels of kind {image.mode}, expected grey or colour of 8 or 16 "
-            "bits: convert the file."
+            "bits: convert the file"
         )
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -244,6 +244,6 @@ def _deep(image, path):
     pixels = np.array(image)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise InputError(
-            f"{path}: 32-bit picture, expected 8 or 16 bits: convert the file."
+            f"{path}: 32-bit picture, expected 8 or 16 bits: convert the file"
         )
     return pixels.astype(np.uint16)

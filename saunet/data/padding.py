@@ -77,13 +77,13 @@ def offsets(inner, outer, placement):
     """
     if placement not in PLACEMENTS:
         raise InputError(
-            f"Padding placement {placement!r} is unknown: use one of "
-            f"{', '.join(PLACEMENTS)}."
+            f"padding placement {placement!r} is unknown: use one of "
+            f"{', '.join(PLACEMENTS)}"
         )
     if inner[0] > outer[0] or inner[1] > outer[1]:
         raise InputError(
-            f"An image of {inner[0]}x{inner[1]} (height x width) does not fit into "
-            f"{outer[0]}x{outer[1]}: pad to a larger size."
+            f"an image of {inner[0]}x{inner[1]} (height x width) does not fit into "
+            f"{outer[0]}x{outer[1]}: pad to a larger size"
         )
     if placement == "bottom_right":
         return 0, 0

@@ -20,10 +20,10 @@ def list_images(folder):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder: check the name.")
+        raise InputError(f"{folder}: no such folder: check the name")
     paths = _pictures(folder, os.listdir(folder))
     if not paths:
-        raise InputError(f"{folder}: holds no picture: give the folder of the images.")
+        raise InputError(f"{folder}: holds no picture: give the folder of the images")
     return paths
 
 
@@ -91,7 +91,7 @@ def pair_files(paths, others):
             trouble = f"may be any of {names_of(found)}" if found else "has no partner"
             raise InputError(
                 f"{path.name} {trouble} in {where}: give each image one file on both "
-                "sides, named alike (01_test.png and 01_manual1.gif)."
+                "sides, named alike (01_test.png and 01_manual1.gif)"
             )
         pairs[path] = found[0]
     for other in pairs.values():
@@ -99,7 +99,7 @@ def pair_files(paths, others):
         if len(rivals) > 1:
             raise InputError(
                 f"{names_of(rivals)} all belong to {other.name}: give each image one "
-                "file on both sides."
+                "file on both sides"
             )
     return pairs
 
@@ -146,7 +146,7 @@ def pair_truth(guesses, root, truth):
     if surplus:
         raise InputError(
             f"{truth}: no prediction for {names_of(surplus, truth)}: predict these "
-            "too, or leave only the truth that is to be scored."
+            "too, or leave only the truth that is to be scored"
         )
     return labels
 

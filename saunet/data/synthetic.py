@@ -60,8 +60,8 @@ def synthetic_fundus(seed, *, height=584, width=565):
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not whole or not low <= value <= high:
             raise InputError(
-                f"Synthetic fundus {name} {value!r}: expected a whole number from "
-                f"{low} to {high}."
+                f"synthetic fundus {name} {value!r}: expected a whole number from "
+                f"{low} to {high}"
             )
     # One stream for the anatomy: the same eye at every size.
     anatomy, paint = (np.random.default_rng([seed, part]) for part in range(2))

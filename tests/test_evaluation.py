@@ -190,7 +190,7 @@ def test_evaluate_says_that_drives_test_labels_are_withheld():
         ({"region": "disc"}, "region 'disc' is unknown: use fov or frame"),
         ({"pooling": "median"}, "pooling 'median' is unknown: use pooled or mean"),
         ({"threshold": 128}, "threshold 128 is not a probability"),
-        ({"threshold": math.nan}, "Threshold nan is not a probability"),
+        ({"threshold": math.nan}, "threshold nan is not a probability"),
         ({"items": []}, "nothing to score"),
         (
             {"items": [("7", np.zeros((5, 6)), np.zeros((5, 7)), None)]},

@@ -8,6 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -226,6 +227,19 @@ def test_a_loop_that_returns_to_its_branch_point_has_no_tortuosity():
     assert (found["branch_points"], found["end_points"]) == (1, 1)
     assert found["tortuosity"] == pytest.approx(1, abs=0.03)
     assert found["tortuosity_segments"] == 1
+
+
+def test_a_loop_that_returns_beside_where_it_began_has_no_tortuosity():
+    """Its two ends are different pixels of one branch point, 1.4 pixels apart."""
+    mask = np.zeros((60, 60), np.uint8)
+    cv2.circle(mask, (20, 27), 12, 1, 2)
+    cv2.line(mask, (24, 30), (36, 50), 1, 2)
+    assert measure_vessels(mask)["tortuosity"] == pytest.approx(1.07, abs=0.01)
+
+
+def test_a_pixel_of_its_own_is_no_end():
+    found = measure_vessels(drawn((10, 10, 10, 40), (60, 60, 60, 60)))
+    assert (found["end_points"], found["skeleton_length_px"]) == (2, 30)
 
 
 def carpet(order):
@@ -483,6 +497,18 @@ def test_a_tree_is_measured_folder_by_folder(folder):
     (folder / "fov" / "left" / "deep" / "01.png").unlink()
     with pytest.raises(InputError, match="left/deep: holds no picture"):
         measure_files([folder / "maps"], folder / "m.csv", folder / "fov")
+
+
+def test_a_mask_asked_for_by_name_is_measured_in_its_fov(folder):
+    mask = folder / "maps" / "01_test_mask.png"
+    result = measure_files([mask], folder / "m.csv", folder / "fov")
+    expected = measure_vessels(CROSS, COLUMNS <= 0)
+    assert result["images"] == [{"file": str(mask), **expected}]
+
+
+def test_a_mask_of_one_negative_value_is_none():
+    with pytest.raises(InputError, match="expected 0 and one other"):
+        measure_vessels(np.full((40, 40), -1))
 
 
 def test_pictures_that_are_not_named_mask_are_read_where_none_is(folder):

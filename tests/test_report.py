@@ -17,6 +17,7 @@ from saunet import cli, evaluation, page, report, viz, weights
 from saunet.cli import main
 from saunet.data.images import write_png
 from saunet.data.manifest import Manifest
+from saunet.errors import InputError
 from saunet.metrics import calibration, count_levels, pr_curve, roc_curve
 
 HEIGHT, WIDTH = 48, 60
@@ -218,6 +219,7 @@ def test_calibration_by_a_loop_over_pixels(folders):
         assert shown["pixels"] == total[index]
         assert shown["share"] == pytest.approx(hits[index] / total[index])
         assert shown["mean"] == pytest.approx(sums[index] / total[index])
+        assert shown["distance"] == abs(shown["mean"] - shown["share"])
         error += abs(hits[index] - sums[index]) / total.sum()
     assert rows["all"]["distance"] == pytest.approx(error)
     assert rows["all"]["share"] == pytest.approx(hits.sum() / total.sum())
@@ -393,6 +395,91 @@ def test_the_threshold_moves_the_mask_and_a_note_says_so(tmp_path):
     assert pictures(html, "image-1")["mask"].max() < 12
 
 
+@pytest.mark.parametrize("other", [0, 1, 40])
+def test_a_note_counts_pixels_that_rounding_does_not_explain(tmp_path, other):
+    """Of 16,384 pixels one may be rounding, forty are another threshold."""
+    (tmp_path / "maps").mkdir()
+    probability = np.zeros((128, 128), np.uint16)
+    write_png(tmp_path / "maps" / "1_prob.png", probability)
+    mask = probability.astype(np.uint8)
+    mask[0, :other] = 255
+    write_png(tmp_path / "maps" / "1_mask.png", mask)
+    assert ("another threshold" in report.maps_page(tmp_path / "maps")) is (other > 1)
+
+
+def test_a_mask_of_another_size_is_not_compared(tmp_path):
+    root = quadrants(tmp_path)
+    write_png(root / "maps" / "1_mask.png", np.full((9, 9), 255, np.uint8))
+    assert "another threshold" not in scored(root)
+
+
+def test_a_probability_at_the_threshold_is_no_vessel(tmp_path):
+    root = quadrants(tmp_path)
+    html = report.maps_page(root / "maps", threshold=60000 / 65535)
+    assert Page(html).numbers("images")["1"]["vessels"] == 0
+    assert pictures(html, "image-1")["mask"].max() < 12
+    html = report.maps_page(root / "maps", threshold=59999 / 65535)
+    assert Page(html).numbers("images")["1"]["vessels"] == 0.5
+
+
+def test_as_many_images_as_are_shown_larger_are_all_shown_larger(folders, monkeypatch):
+    monkeypatch.setattr(report, "WORST", len(NAMES))
+    html = scored(folders)
+    assert "The images, worst F1 first" in html
+    assert "The others" not in html
+    monkeypatch.setattr(report, "WORST", len(NAMES) - 1)
+    assert "The others" in scored(folders)
+
+
+@pytest.mark.parametrize(("tint", "refused"), [(8, False), (20, True)])
+def test_a_map_may_be_as_tinted_as_jpeg_makes_it(tmp_path, tint, refused):
+    picture = np.full((40, 50, 3), 100, np.uint8)
+    picture[20, 20, 0] += tint
+    write_png(tmp_path / "1.png", picture)
+    if refused:
+        with pytest.raises(InputError, match="a colour picture"):
+            report.maps_page(tmp_path)
+    else:
+        report.maps_page(tmp_path)
+
+
+def test_a_page_may_end_in_capitals(tmp_path):
+    assert report.check_out(tmp_path / "PAGE.HTML") == tmp_path / "PAGE.HTML"
+
+
+def test_many_pictures_take_the_room_of_forty():
+    sides = [report._small([None] * count) for count in (1, 40, 160, 1000)]
+    assert sides == [360, 360, 180, 72]
+
+
+def test_rings_mark_the_threshold_and_points_the_bins(folders):
+    html = scored(folders)
+    parsed = Page(html)
+    pooled = parsed.numbers("images")["pooled"]
+    box = page.CHART
+
+    def place(x, y):
+        across, up = box["right"] - box["left"], box["bottom"] - box["top"]
+        return box["left"] + x * across, box["bottom"] - y * up
+
+    rings = [
+        (float(a["cx"]), float(a["cy"]))
+        for tag, a in parsed.tags
+        if tag == "circle" and "two" in a["class"]
+    ]
+    recall, precision = pooled["sensitivity"], pooled["precision"]
+    expected = [place(1 - pooled["specificity"], recall), place(recall, precision)]
+    np.testing.assert_allclose(rings, expected, atol=0.1)
+    bins = parsed.numbers("calibration")
+    bins.pop("all")
+    points = re.findall(r'class="line one" points="(.*?)"', html)[2].split()
+    found = [tuple(map(float, point.split(","))) for point in points]
+    filled = [b for b in bins.values() if b["pixels"]]
+    np.testing.assert_allclose(
+        found, [place(b["mean"], b["share"]) for b in filled], atol=0.1
+    )
+
+
 def test_the_worst_five_come_first_and_larger(folders, monkeypatch):
     monkeypatch.setattr(report, "LARGE", 40)
     monkeypatch.setattr(report, "SMALL", 20)
@@ -534,6 +621,7 @@ def test_a_run_shows_its_recipe_and_its_curves(run, capsys):
         "an abacus",
         "1.5 hours",
         "{&quot;rate&quot;: 0.1}",
+        "<dt>Seed</dt><dd>7</dd>",
         "3 epochs. The last one's loss: 0.4000.",
         "Validation was best at epoch 2: 0.6000.",
     ):
@@ -582,6 +670,26 @@ def test_options_that_build_no_network_are_one_line(run, capsys, monkeypatch, ra
     status, _, err = make(capsys, run, "--dataset", "synthetic")
     assert (status, len(err.splitlines())) == (2, 1)
     assert "run.json: no network: " in err
+
+
+def test_an_epoch_without_a_number_is_left_out_of_the_curves(run):
+    log = run / "log.csv"
+    log.write_text(LOG.replace("2,0.5,0.6,0.0005", "2,nan,nan,0.0005"))
+    html = report.run_page(run)
+    lines = re.findall(r'points="(.*?)"', html)
+    assert lines
+    assert "nan" not in " ".join(lines)
+    assert "Validation was best at epoch 3: 0.7000." in html
+
+
+def test_learning_rates_are_drawn_from_zero(run):
+    log = run / "log.csv"
+    log.write_text(LOG.replace("0.4,0.7,0,3", "0.4,0.7,0.0004,3"))
+    rates = re.findall(r'class="line one" points="(.*?)"', report.run_page(run))[1]
+    box = page.CHART
+    heights = [float(point.split(",")[1]) for point in rates.split()]
+    shares = [(box["bottom"] - y) / (box["bottom"] - box["top"]) for y in heights]
+    np.testing.assert_allclose(shares, [1, 0.5, 0.4], atol=0.001)
 
 
 def test_a_run_that_has_just_begun_has_a_page(run):

@@ -251,10 +251,9 @@ def _ring(x, y, name):
 
 def _ticks(low, high):
     """Returns three to eight round numbers within an axis."""
-    power = 10 ** math.floor(math.log10((high - low) / 3))
-    step = max(
-        power * factor for factor in (1, 2, 5) if power * factor <= (high - low) / 3
-    )
+    third = (high - low) / 3 * (1 + 1e-9)  # 0.7 - 0.4 is a little less than 0.3
+    power = 10 ** math.floor(math.log10(third))
+    step = max(power * factor for factor in (1, 2, 5) if power * factor <= third)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
 

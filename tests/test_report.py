@@ -276,6 +276,7 @@ def test_a_chart_places_its_points():
         ((0, 0.0028), [0, 0.0005, 0.001, 0.0015, 0.002, 0.0025]),
         ((-0.3, 0.4), [-0.2, 0, 0.2, 0.4]),
         ((1, 150), [20, 40, 60, 80, 100, 120, 140]),
+        ((0.4, 0.7), [0.4, 0.5, 0.6, 0.7]),
     ],
 )
 def test_ticks_are_round(ends, ticks):
@@ -674,12 +675,12 @@ def test_options_that_build_no_network_are_one_line(run, capsys, monkeypatch, ra
 
 def test_an_epoch_without_a_number_is_left_out_of_the_curves(run):
     log = run / "log.csv"
-    log.write_text(LOG.replace("2,0.5,0.6,0.0005", "2,nan,nan,0.0005"))
+    log.write_text(LOG.replace("1,0.9,0.8,0.001", "1,nan,nan,0.001"))
     html = report.run_page(run)
     lines = re.findall(r'points="(.*?)"', html)
-    assert lines
+    assert [len(line.split()) for line in lines] == [2, 2, 3]
     assert "nan" not in " ".join(lines)
-    assert "Validation was best at epoch 3: 0.7000." in html
+    assert "Validation was best at epoch 2: 0.6000." in html
 
 
 def test_learning_rates_are_drawn_from_zero(run):

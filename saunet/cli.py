@@ -939,7 +939,7 @@ def _print_scores(result, title, as_json=False):
         return
     print(title)
     print(
-        f"{result['images']} images, region {result['region']}, pooling "
+        f"{_number(result['images'], 'image')}, region {result['region']}, pooling "
         f"{result['pooling']}, threshold {result['threshold']:g}"
     )
     _print_table(("metric", "value"), [(key, result[key]) for key in SCORES])

@@ -259,7 +259,7 @@ def test_demo_leaves_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
     monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
     status, out, err = run(capsys, "demo", "--out", tmp_path / "demo")
     assert (status, err) == (0, "")
-    assert "1 images, region fov, pooling pooled, threshold 0.5" in out
+    assert "1 image, region fov, pooling pooled, threshold 0.5" in out
     assert "auc" in out
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "manifest.csv",

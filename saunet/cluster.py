@@ -99,7 +99,7 @@ def predict_on_cluster(
         )
     if not plan.todo:
         return plan.note([])
-    with _connected(address):
+    with _connected(address), _one_line():
         worker = {
             "load": load,
             "folder": os.getcwd(),
@@ -116,12 +116,15 @@ def predict_on_cluster(
 
 def _outcomes(todo, worker, share):
     """Yields what `segment_files` does, of each photograph once, as it is done."""
+    from ray.util.client import ray as client
+
+    stream = _stream_there if client.is_connected() else _stream
     waiting = {place: path for path, place in todo}
     for block, ahead in ((BLOCK, 2), (1, 1)):
         if not waiting:
             return
         rows = [pickle.dumps((path, place)) for place, path in waiting.items()]
-        for row in _stream(rows, worker, share, block, ahead):
+        for row in stream(rows, worker, share, block, ahead):
             outcome = pickle.loads(row)
             if isinstance(outcome, Exception):
                 raise outcome
@@ -160,14 +163,27 @@ def _stream(rows, worker, share, block, ahead):
             max_restarts=-1,
             max_task_retries=RETRIES,
         )
-    try:
-        for row in data.iter_rows():
-            yield row["outcome"]
-    except ray.exceptions.RayError as error:
-        raise RunError(
-            f"the workers cannot go on ({_last_line(error)}): is the same saunet "
-            f"installed on all machines? What is done is kept"
-        ) from error
+    for row in data.iter_rows():
+        yield row["outcome"]
+
+
+def _stream_there(*words):
+    """As `_stream`, for `ray://`, whose client cannot run a pipeline by itself."""
+    import ray
+
+    pipeline = ray.remote(num_cpus=0)(_Pipeline).remote(*words)
+    while (row := ray.get(pipeline.next.remote())) is not None:
+        yield row
+
+
+class _Pipeline:
+    """A pipeline in a process of the cluster."""
+
+    def __init__(self, *words):
+        self.rows = _stream(*words)
+
+    def next(self):
+        return next(self.rows, None)
 
 
 class _Worker:
@@ -312,13 +328,27 @@ def _connected(address):
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"--cluster {address or 'auto'}: Ray cannot connect "
-                f"({_last_line(error)}): expected a cluster of the same versions of "
-                f"Ray and Python"
+                f"({_last_line(error)}): expected one of the same versions of Ray and "
+                f"Python; if it wants a token, set RAY_AUTH_MODE=token"
             ) from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _one_line():
+    """Says in one line that Ray gave up, of which it says many."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise RunError(
+            f"the workers cannot go on ({_last_line(error)}): is the same saunet "
+            f"installed on all machines? What is done is kept"
+        ) from error
 
 
 @contextlib.contextmanager

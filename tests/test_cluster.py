@@ -3,8 +3,11 @@
 import csv
 import functools
 import os
+import pickle
 import signal
+import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from saunet import cluster
 from saunet.cli import main
 from saunet.cluster import predict_on_cluster
 from saunet.data.images import write_png
+from saunet.data.manifest import Manifest
 from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
-from saunet.inference import Segmenter, predict_files
+from saunet.inference import Segmenter, predict_files, run_settings
 
 ray = pytest.importorskip("ray", reason="needs saunet[cluster]")
 pytest.importorskip("pyarrow", reason="needs saunet[cluster]")
@@ -76,10 +80,6 @@ def once(marker, batch):
     return True
 
 
-def white(batch):
-    return bool((batch[0, ..., 1] == 1).mean() > 0.5)
-
-
 def rows(folder):
     with (folder / "manifest.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -110,13 +110,16 @@ def test_the_command_gives_the_same_bytes(
     )
 
 
-def test_a_killed_worker_loses_nothing(two_workers, photographs, tmp_path):
+def test_a_killed_worker_loses_nothing(two_workers, photographs, tmp_path, monkeypatch):
     """And what is no photograph stops nothing, and a second run does nothing."""
     (photographs / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     out, marker = tmp_path / "out", tmp_path / "killed"
     load = functools.partial(green, functools.partial(once, str(marker)))
+    rounds, stream = [], cluster._stream
+    monkeypatch.setattr(cluster, "_stream", lambda *w: rounds.append(w) or stream(*w))
     result = predict_on_cluster(load, [photographs], out)
     assert marker.exists()
+    assert len(rounds) == 1  # Ray itself has done it again
     plain = predict_files(green(), [photographs], tmp_path / "plain")
     assert sorted(result["written"]) == sorted(plain["written"])
     assert len(result["written"]) == 8
@@ -131,25 +134,129 @@ def test_a_killed_worker_loses_nothing(two_workers, photographs, tmp_path):
     assert facts(out) == facts(tmp_path / "plain")  # so each has one row
     (failed,) = (row for row in rows(out) if row["status"] == "failed")
     assert "broken.png: not a picture" in failed["reason"]
-    assert f"(on {cluster.socket.gethostname()})" in failed["reason"]
+    assert f"(on {socket.gethostname()})" in failed["reason"]
     (photographs / "broken.png").unlink()
     again = predict_on_cluster(load, [photographs], out)
     assert (again["written"], again["unchanged"]) == ([], 8)
 
 
-def test_what_kills_every_worker_is_noted_and_kills_nothing_else(
-    two_workers, photographs, tmp_path, monkeypatch
+def outcomes(monkeypatch, stream):
+    """Returns what becomes of ten photographs, in rounds that `stream` plays."""
+    monkeypatch.setattr(cluster, "_stream", stream)
+    todo = [(f"{place}.png", place) for place in "abcdefghij"]
+    return cluster._outcomes(todo, {}, cluster._Share(2, 1, 0))
+
+
+def test_what_kills_every_worker_is_noted_and_takes_nothing_along(monkeypatch):
+    """Ray itself was seen to give up a task so; here each death would cost seconds."""
+    rounds = []
+
+    def stream(rows, worker, share, block, ahead):
+        rounds.append((block, ahead))
+        places = [pickle.loads(row)[1] for row in rows]
+        tasks = [places[i : i + block] for i in range(0, len(places), block)]
+        for task in tasks:
+            for place in task:
+                if place == "d":
+                    break  # and what is left of the task is lost
+                yield pickle.dumps((place, 0.5, ""))
+            if "a" in task:  # a task that was done again
+                yield pickle.dumps(("a", 0.5, ""))
+
+    monkeypatch.setattr(cluster, "BLOCK", 3)
+    found = list(outcomes(monkeypatch, stream))
+    assert [place for _, place, *_ in found] == list("abcghijefd")  # each once
+    assert found[0] == ("a.png", "a", 0.5, "")
+    path, _, seconds, reason = found[-1]
+    assert (path, seconds) == ("d.png", None)
+    assert reason == "d.png: its worker died, each time it was tried"
+    assert rounds == [(3, 2), (1, 1)]
+
+
+def test_an_error_of_a_worker_ends_the_run(monkeypatch):
+    error = cluster._portable(InputError("a_mask.png: cannot be written"), "there")
+
+    def stream(*_):
+        yield pickle.dumps(("a", 0.5, ""))
+        yield pickle.dumps(error)
+
+    found = outcomes(monkeypatch, stream)
+    assert next(found)[1] == "a"
+    with pytest.raises(InputError, match="worker on there: a_mask"):
+        next(found)
+
+
+def worker(tmp_path, **changes):
+    settings = run_settings(green(), threshold=0.5, views=1)
+    facts = {
+        "load": green,
+        "folder": tmp_path,
+        "out_dir": tmp_path,
+        "settings": settings,
+        "threshold": 0.5,
+        "options": {"views": 1},
+        "threads": None,
+        "cores": 1,
+    }
+    return cluster._Worker(**facts | changes)
+
+
+def ask(worker, path):
+    batch = {"photograph": [pickle.dumps((path, "a"))]}
+    (row,) = worker(batch)
+    return pickle.loads(row["outcome"][0])
+
+
+def no_weights(threads):
+    raise InputError("v2.h5: no such file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"settings": "saunet=0.0.9"}, "install the same saunet"),
+        ({"load": no_weights}, "v2.h5: no such file"),
+        ({"out_dir": Path("/not/shared")}, "expected a folder that all machines share"),
+    ],
+)
+def test_a_worker_of_other_circumstances_says_so(
+    tmp_path, monkeypatch, changes, reason
 ):
-    # Each death costs seconds, and so does waiting for a dead worker's core.
-    monkeypatch.setattr(cluster, "RETRIES", 0)
-    monkeypatch.setattr(cluster, "_share", lambda _: cluster._Share(1, cores=1, gpus=0))
-    write_png(photographs / "deadly.png", np.full((64, 64, 3), 255, np.uint8))
-    load = functools.partial(green, white)
-    result = predict_on_cluster(load, [photographs], tmp_path / "out")
-    assert len(result["written"]) == 8
-    assert list(result["skipped"]) == [photographs / "deadly.png"]
-    (failed,) = (row for row in rows(tmp_path / "out") if row["status"] == "failed")
-    assert "its worker died" in failed["reason"]
+    monkeypatch.chdir(tmp_path)  # where the worker goes, too
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    Manifest(tmp_path).rewrite()
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    outcome = ask(worker(tmp_path, **changes), Path("a.png"))
+    if reason is None:
+        assert outcome[::2] == ("a", "")
+        assert (tmp_path / "a_mask.png").is_file()
+    else:
+        assert reason in str(outcome)
+        assert str(outcome).startswith(f"worker on {socket.gethostname()}: ")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "workers", "share"),
+    [
+        ([2], 0, None, (1, 2, 0)),
+        ([2], 0, 2, (2, 1, 0)),
+        ([2], 0, 5, (2, 1, 0)),
+        ([8, 8, 1], 0, None, (8, 2, 0)),
+        ([8, 4], 0, 3, (3, 4, 0)),
+        ([8, 4], 0, 1, (1, 8, 0)),
+        ([1, 1], 0, None, (2, 1, 0)),
+        ([8, 8], 2, None, (2, 1, 1)),
+        ([8, 8], 2, 1, (1, 1, 1)),
+        ([8, 8], 2, 3, (2, 1, 1)),
+    ],
+)
+def test_the_cluster_is_shared_out(monkeypatch, nodes, gpus, workers, share):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus})
+    alive = [{"Alive": True, "Resources": {"CPU": float(n)}} for n in nodes]
+    dead = [{"Alive": False, "Resources": {"CPU": 64.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: alive + dead)
+    assert cluster._share(workers) == share
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])

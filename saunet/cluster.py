@@ -10,8 +10,10 @@ import logging
 import os
 import pickle
 import socket
+import tempfile
 import traceback
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 from saunet.errors import InputError, RunError
@@ -297,17 +299,29 @@ def _reachable(address):
         return None
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "auto")
-    if address in ("auto", "local"):
-        return None if address == "auto" else address
-    host, _, port = address.rpartition("//")[2].partition(":")
+    if address == "local":
+        return address
+    if address == "auto":
+        # Of a Ray that crashed, too; and then Ray would wait for minutes.
+        known = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
+        try:
+            _knock(known.read_text())
+        except (OSError, ValueError):
+            return "local" if known.exists() else None
+        return None
     try:
-        socket.create_connection((host, int(port)), SECONDS).close()
+        _knock(address)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--cluster {address}: nothing answers ({error}): expected auto, HOST:PORT "
             f"or ray://HOST:10001; start a cluster by `ray start --head`"
         ) from error
     return address
+
+
+def _knock(address):
+    host, _, port = address.strip().rpartition("//")[2].partition(":")
+    socket.create_connection((host, int(port)), SECONDS).close()
 
 
 @contextlib.contextmanager

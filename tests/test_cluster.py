@@ -267,6 +267,20 @@ def test_an_address_where_nothing_answers_is_one_line(tmp_path, monkeypatch, add
     assert not (tmp_path / "out").exists()
 
 
+def test_a_ray_that_crashed_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.tempfile, "tempdir", str(tmp_path))
+    assert cluster._reachable("auto") is None
+    known = tmp_path / "ray" / "ray_current_cluster"
+    known.parent.mkdir()
+    known.write_text("127.0.0.1:1")
+    assert cluster._reachable("auto") == "local"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        known.write_text(f"127.0.0.1:{server.getsockname()[1]}")
+        assert cluster._reachable("auto") is None
+
+
 def test_without_ray_the_command_that_helps_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'saunet\[cluster\]'"):

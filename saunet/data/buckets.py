@@ -125,7 +125,7 @@ def _connect(root, query):
     except (OSError, ValueError) as error:
         raise InputError(
             f"{root}: {_first_line(error)}; expected s3://BUCKET/..., gs://BUCKET/... "
-            f"or file:///..."
+            f"or file:///FOLDER"
         ) from error
     return store, path.rstrip("/") + "/"
 

@@ -33,7 +33,7 @@ pytestmark = [
 def two_workers():
     """Ray on this machine, with two cores to give away."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     # Workers do not find the modules of tests.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield

@@ -8,6 +8,7 @@ have one form, `experiments/results/<paper>_<dataset>.json`:
         fold                                     STARE alone
         parameters, gflops                       counted; GFLOPs at 592x592
         recipe, images, validation, weights      what was trained on what
+    fov_diameter                             of the training images, pixels
         versions, backend, device, commit, date, hours
         history                                  loss (and val_loss) of each epoch
         scores                                   one entry a protocol, four in all
@@ -566,6 +567,7 @@ def card_of(folder, record, row, digest):
         "preprocessing": {
             "scale": "divided by 255",
             "padding": _test_padding(row, name, recipe),
+            "fov_diameter": record["fov_diameter"],
         },
         "threshold": {
             "value": THRESHOLD,

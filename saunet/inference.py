@@ -371,7 +371,8 @@ def load_run(folder, **engine):
         InputError: no run's record, or no epoch was whole yet.
     """
     folder = Path(folder)
-    recipe = read_run(folder)["recipe"]
+    run = read_run(folder)
+    recipe = run["recipe"]
     found = [folder / f"{which}.weights.h5" for which in ("best", "last")]
     found = [path for path in found if path.is_file()]
     if not found:
@@ -386,7 +387,14 @@ def load_run(folder, **engine):
     weights.load_weights(network, found[0])
     padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}
     name = f"{recipe['model']} ({folder.resolve().name}/{found[0].name})"
-    return Segmenter(network, padding=padding, name=name, **engine), found[0]
+    segmenter = Segmenter(
+        network,
+        padding=padding,
+        fov_diameter=run.get("fov_diameter"),
+        name=name,
+        **engine,
+    )
+    return segmenter, found[0]
 
 
 def load_segmenter(name_or_file, model=None, **engine):

@@ -37,6 +37,7 @@ import numpy as np
 
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
+from saunet.data.field import field_of_view
 from saunet.data.padding import pad, padded_size
 from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
 from saunet.data.runs import read_run
@@ -240,7 +241,7 @@ def _train(recipe, samples, out_dir, resume, progress, losses, held):
         model = build_model(recipe.model, **recipe.model_kwargs)
     finally:
         keras.config.set_dtype_policy(policy)
-    _open_run(out_dir, description, resume, held)
+    _open_run(out_dir, description, resume, held, training)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
@@ -659,7 +660,7 @@ def _all_variables(model):
     return own + list(model.optimizer.variables)
 
 
-def _open_run(folder, description, resume, held):
+def _open_run(folder, description, resume, held, training):
     path = folder / "run.json"
     if path.exists():
         if not resume:
@@ -694,7 +695,10 @@ def _open_run(folder, description, resume, held):
         raise InputError(f"{folder} is not empty: choose a new folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(lock.lock_folder(folder))
-    _write_json(path, {**description, **environment()})
+    # By which photographs of other cameras are scaled.
+    diameters = [field_of_view(sample.image)[1] for sample in training]
+    about = {"fov_diameter": round(float(np.median(diameters)))}
+    _write_json(path, {**description, **about, **environment()})
 
 
 def _write_json(path, value):

@@ -228,7 +228,8 @@ def run(tmp_path_factory):
     folder.mkdir()
     recipe = {"model": "sa_unet_v2", "model_kwargs": {"rate": 0.25}}
     recipe["placement"] = "bottom_right"
-    (folder / "run.json").write_text(json.dumps({"recipe": recipe}))
+    about = {"recipe": recipe, "fov_diameter": 300}
+    (folder / "run.json").write_text(json.dumps(about))
     model = build_model("sa_unet_v2", **recipe["model_kwargs"])
     weights.save_weights(model, folder / "last.weights.h5")
     return folder
@@ -237,6 +238,7 @@ def run(tmp_path_factory):
 def test_a_run_folder_is_weights(run):
     segmenter = load_segmenter(run, engine="keras")
     assert segmenter.padding == {**PADDING, "placement": "bottom_right"}
+    assert segmenter.fov_diameter == 300
     assert segmenter.name == "sa_unet_v2 (mine/last.weights.h5)"
     assert 0.25 in {getattr(layer, "rate", None) for layer in segmenter.model.layers}
     model = build_model("sa_unet_v2")

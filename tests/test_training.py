@@ -16,6 +16,7 @@ from helpers import fundus_like
 from keras import layers
 
 from saunet import training
+from saunet.data.field import field_of_view
 from saunet.errors import InputError, RunError
 from saunet.layers import DropBlock2D
 from saunet.training import (
@@ -255,6 +256,8 @@ def test_run_json_says_what_was_run(whole_run):
     assert len(stored["images"]) == 2
     assert len(stored["validation"]) == 1
     assert sorted(stored["images"] + stored["validation"]) == ["a", "b", "c"]
+    diameters = [field_of_view(s.image)[1] for s in SAMPLES]
+    assert min(diameters) <= stored["fov_diameter"] <= max(diameters)
     assert stored["versions"]["keras"] == keras.__version__
     assert {"python", "numpy", "saunet"} <= set(stored["versions"])
     assert stored["backend"] == keras.backend.backend()

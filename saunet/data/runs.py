@@ -18,6 +18,7 @@ KINDS = {
     "commit": TEXT,
     "date": TEXT,
     "hours": (int, float),
+    "fov_diameter": (int, float),
 }
 RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
 

@@ -9,6 +9,7 @@ read the difference and say why in the changelog.
 import functools
 import inspect
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -171,10 +172,10 @@ def test_an_unknown_option_is_refused_with_the_known_ones(name):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("sa_nuet", "did you mean 'sa_unet'"), ("?", "saunet models")]
+    ("wrong", "hint"), [("sa_nuet", "did you mean 'sa_unet'"), ("?", "'?': known are")]
 )
 def test_an_unknown_network_gets_a_hint_and_the_list(wrong, hint):
-    with pytest.raises(InputError, match=hint) as caught:
+    with pytest.raises(InputError, match=re.escape(hint)) as caught:
         build_model(wrong)
     assert "\n" not in str(caught.value)
     assert all(name in str(caught.value) for name in MODELS)

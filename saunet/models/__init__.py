@@ -83,9 +83,9 @@ def build_model(name, input_shape=(None, None, 3), **kwargs):
     """
     if name not in MODELS:
         guess = difflib.get_close_matches(str(name), MODELS, n=1)
-        hint = f"did you mean '{guess[0]}'?" if guess else "see `saunet models`"
+        hint = f"did you mean '{guess[0]}'? " if guess else ""
         raise InputError(
-            f"unknown network '{name}'; {hint} Known: {', '.join(list_models())}"
+            f"unknown network '{name}': {hint}known are {', '.join(list_models())}"
         )
     options = list(inspect.signature(MODELS[name]).parameters)[1:]
     unknown = sorted(set(kwargs) - set(options))

@@ -67,7 +67,7 @@ class Row:
         dataset: Key of `DATASETS`.
         paper: The authors' `Recipe`.
         changes: Fields that make this row what it is under every recipe, such as
-            `{"loss": "bce"}` for a step of a ladder that ends with another loss.
+            `{"augmentation": "none"}`; the network and the loss do so anyway.
         fold: Of STARE; which images are the test part.
         test_kwargs: Options of the network that differ at the test.
         test_placement: Padding at the test, where it is not that of training.
@@ -97,7 +97,7 @@ class Row:
 
 
 def budget(row):
-    """Two CPU cores and one to four hours: the recipe `cpu`, the same for all rows.
+    """Two CPU cores and one to four hours: the recipe `cpu` with the row's own loss.
 
     The number of steps is what SA-UNet's GFLOPs allow on DRIVE, so that a larger
     network or photograph costs no more computing, and sees fewer views.
@@ -133,11 +133,12 @@ def best(row):
 
 
 def _ours(base, row, rate):
-    """Returns `base` for the row's network, its dropout at `rate` where it has one."""
+    """Returns `base` for the row's network and loss, any dropout at `rate`."""
     kwargs = dict(row.paper.model_kwargs)
     if "rate" in kwargs:
         kwargs["rate"] = rate
-    return replace(base, model=row.paper.model, model_kwargs=kwargs)
+    loss = {"loss": row.paper.loss, "loss_kwargs": row.paper.loss_kwargs}
+    return replace(base, model=row.paper.model, model_kwargs=kwargs, **loss)
 
 
 def _whole_pixels(dataset):

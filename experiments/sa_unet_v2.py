@@ -24,18 +24,17 @@ from runner import Row, run
 from saunet.training import RECIPES
 
 PAPER = RECIPES["sa_unet_v2_paper"]
-BCE = {"loss": "bce"}
 
-# key, network, title, what differs under every recipe
+# key, network, title, loss
 LADDER = (
-    ("sa_unet_bce", "sa_unet", "SA-UNet", BCE),
-    ("sa_unet_gn_silu", "sa_unet_gn_silu", "+ GroupNorm, SiLU", BCE),
-    ("sa_unet_v2_narrow", "sa_unet_v2_narrow", "+ 16/32/48/64 filters", BCE),
-    ("sa_unet_v2_skip_sa", "sa_unet_v2_skip_sa", "spatial attention in skips", BCE),
-    ("sa_unet_v2_bce", "sa_unet_v2", "+ cross-scale attention", BCE),
-    ("sa_unet_v2", "sa_unet_v2", "+ BCE and MCC (SA-UNetv2)", {}),
-    ("unet_32", "unet_32", "U-Net", BCE),
-    ("attention_unet", "attention_unet", "Attention U-Net", BCE),
+    ("sa_unet_bce", "sa_unet", "SA-UNet", "bce"),
+    ("sa_unet_gn_silu", "sa_unet_gn_silu", "+ GroupNorm, SiLU", "bce"),
+    ("sa_unet_v2_narrow", "sa_unet_v2_narrow", "+ 16/32/48/64 filters", "bce"),
+    ("sa_unet_v2_skip_sa", "sa_unet_v2_skip_sa", "spatial attention in skips", "bce"),
+    ("sa_unet_v2_bce", "sa_unet_v2", "+ cross-scale attention", "bce"),
+    ("sa_unet_v2", "sa_unet_v2", "+ BCE and MCC (SA-UNetv2)", "bce_mcc"),
+    ("unet_32", "unet_32", "U-Net", "bce"),
+    ("attention_unet", "attention_unet", "Attention U-Net", "bce"),
 )
 STARE = replace(
     PAPER,
@@ -47,8 +46,8 @@ STARE = replace(
 
 ROWS = (
     *(
-        Row(key, title, "drive", replace(PAPER, model=model, **changes), changes)
-        for key, model, title, changes in LADDER
+        Row(key, title, "drive", replace(PAPER, model=model, loss=loss))
+        for key, model, title, loss in LADDER
     ),
     *(
         Row(

@@ -215,9 +215,8 @@ Every number is read from `experiments/results/*.json`, which also holds the sco
 each image, the recipe, the versions and the device; published ones are in
 `experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
 trained yet has no score. The three recipes: `paper`, the authors' settings; `budget`,
-one to four hours on two CPU cores, the same computation for every network and, where a
-row is not about the loss, the same loss (cross-entropy and MCC, which not all papers
-have); `best`, for a GPU. The threshold is 0.5 for all; the test images choose nothing.
+one to four hours on two CPU cores, the same computation for every network, each with
+the loss of its paper; `best`, for a GPU. The threshold is 0.5 for all; the test images choose nothing.
 "8 views": the mean over an image's flips and quarter turns, which is `--tta`. The
 `difference` is ours minus the published score, by the protocol that was published;
 where the source does not say by which protocol, there is none.

@@ -54,7 +54,7 @@ ROWS = tuple(
         title,
         "drive",
         _recipe(model, kwargs, changes),
-        {"loss": "dice", **changes},
+        changes,
     )
     for key, model, title, kwargs, changes in TABLE
 )

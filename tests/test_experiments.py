@@ -153,7 +153,7 @@ def test_no_two_rows_share_a_folder():
 def test_the_budget_of_the_small_networks_is_the_recipe_cpu():
     rows = {(row.key, row.dataset, row.fold): row for _, row in ROWS}
     cpu = RECIPES["cpu"]
-    sa_unet = replace(cpu, model="sa_unet", model_kwargs={"rate": 0.1})
+    sa_unet = replace(cpu, model="sa_unet", model_kwargs={"rate": 0.1}, loss="bce")
     assert rows["sa_unet", "drive", None].recipe("budget") == sa_unet
     assert rows["sa_unet_v2", "drive", None].recipe("budget") == cpu
     bce = rows["sa_unet_v2_bce", "drive", None].recipe("budget")

@@ -191,6 +191,17 @@ def _parse(paper, rows, argv):
     parser.add_argument("--data-dir", help="the dataset's folder, or the one above")
     parser.add_argument("--dataset", nargs="+", choices=datasets, default=datasets)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="default: all")
+    folds = sorted({row.fold for row in rows} - {None})
+    if folds:
+        parser.add_argument(
+            "--folds",
+            nargs="+",
+            type=int,
+            choices=folds,
+            default=folds,
+            metavar="K",
+            help="of the rows that have folds; default: all",
+        )
     parser.add_argument("--recipe", choices=RECIPE_NAMES, default="budget")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--runs", default="runs", help="where run folders are kept")
@@ -216,7 +227,9 @@ def _choose(rows, args):
     return [
         row
         for row in rows
-        if row.dataset in args.dataset and row.key in (args.rows or keys)
+        if row.dataset in args.dataset
+        and row.key in (args.rows or keys)
+        and (row.fold is None or row.fold in args.folds)
     ]
 
 

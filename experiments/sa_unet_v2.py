@@ -2,6 +2,7 @@
 
     python experiments/sa_unet_v2.py --data-dir DATA --dry-run
     python experiments/sa_unet_v2.py --data-dir DATA --rows sa_unet_v2 --ship
+    python experiments/sa_unet_v2.py --data-dir DATA --dataset stare --folds 4 --ship
 
 Paper: Guo et al., https://arxiv.org/abs/2509.11774; settings of its README and code:
 Adam 1e-3, at most 150 epochs, 13 copies of each image, batch 8 (DRIVE) or 2 (STARE),

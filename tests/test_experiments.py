@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -294,6 +295,13 @@ def test_what_is_recorded_is_not_trained_again_unasked(toy, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "--resume" in message
+
+
+def test_folds_are_chosen_by_number(capsys):
+    arguments = ["--dry-run", "--dataset", "stare", "--folds", "4", "2"]
+    assert runner.run("sa_unet_v2", PAPERS["sa_unet_v2"].ROWS, arguments) == 0
+    planned = re.findall(r"^sa_unet_v2\S+", capsys.readouterr().out, re.M)
+    assert planned == [f"sa_unet_v2_stare_budget_fold{k}" for k in (2, 4)]
 
 
 def test_a_dry_run_writes_nothing(toy, capsys):

@@ -13,6 +13,7 @@ import importlib
 import itertools
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -216,10 +217,11 @@ each image, the recipe, the versions and the device; published ones are in
 `experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
 trained yet has no score. The three recipes: `paper`, the authors' settings; `budget`,
 one to four hours on two CPU cores, the same computation for every network, each with
-the loss of its paper; `best`, for a GPU. The threshold is 0.5 for all; the test images
-choose nothing. "8 views": the mean over an image's flips and quarter turns, which is
-`--tta`. The `difference` is ours minus the published score, by the protocol that was
-published; where the source does not say by which protocol, there is none.
+the loss of its paper; `best`, for a GPU. What a run had otherwise stands behind its
+recipe. The threshold is 0.5 for all; the test images choose nothing. "8 views": the
+mean over an image's flips and quarter turns, which is `--tta`. The `difference` is ours
+minus the published score, by the protocol that was published; where the source does
+not say by which protocol, there is none.
 
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
 weights on their test images, an archive of them for a release, and a picture of the
@@ -269,6 +271,8 @@ def _paper_table(paper, dataset, rows, records, humans):
         title = f"{row.title} (`{name}`)"
         for (recipe, views), group in (_by_recipe(ran) or {("", 1): []}).items():
             what = recipe + with_views(views) or "not trained"
+            for difference in sorted({d for r in group for d in departures(row, r)}):
+                what += f", `{difference}`"
             seeds = ", ".join(str(r["seed"]) for r in group)
             start = [title, what, seeds, " ".join(protocol), *costs]
             lines.append([*start, *_compared(group, protocol, entry)])
@@ -278,6 +282,18 @@ def _paper_table(paper, dataset, rows, records, humans):
         lines.append([human["title"], "", "", " ".join(protocol), "", "", *cells])
     lines += _over_folds(records)
     return table(heads, lines, 4)
+
+
+def departures(row, record):
+    """Returns `field=value` of each field in which a run's recipe is not the row's.
+
+    A recipe that was improved leaves runs behind that had the former one.
+    """
+    now = json.loads(
+        json.dumps(asdict(row.recipe(record["recipe_name"], record["seed"])))
+    )
+    then = record["recipe"]
+    return [f"{name}={then[name]}" for name in now if then[name] != now[name]]
 
 
 NOTHING_PUBLISHED = {"region": "", "pooling": ""}

@@ -484,6 +484,7 @@ def test_holm_by_hand():
 
 
 def record_like(row="sa_unet_v2", seed=0, f1=0.8, fold=None):
+    found = next(r for _, r in ROWS if (r.key, r.fold) == (row, fold))
     scores = [
         {"region": region, "pooling": pooling, "f1": f1, "auc": 0.98}
         | dict.fromkeys(("sensitivity", "specificity", "accuracy"), 0.9)
@@ -497,6 +498,7 @@ def record_like(row="sa_unet_v2", seed=0, f1=0.8, fold=None):
         "fold": fold,
         "seed": seed,
         "recipe_name": "budget",
+        "recipe": json.loads(json.dumps(asdict(found.recipe("budget", seed)))),
         "views": 1,
         "scores": scores,
         "per_image": {"fov": images, "frame": images},

@@ -490,6 +490,12 @@ def _parser():
         "an unknown name lists all",
     )
     sub.add_argument(
+        "--start-from",
+        metavar="NAME_OR_H5",
+        help="weights to begin with, of the same network: a shipped name, a run's "
+        "folder or an .h5 file (default: new ones)",
+    )
+    sub.add_argument(
         "--epochs", type=_positive, metavar="N", help="default: the recipe's"
     )
     sub.add_argument(
@@ -775,16 +781,20 @@ def _tile(text):
 def _recipe(args):
     """Returns the recipe that --recipe names, with what the other options change."""
     from saunet.training import RECIPES, recipe_with
+    from saunet.weights import find_weights
 
     recipe = _lookup("recipe", args.recipe, RECIPES)
     changes = {
         name: getattr(args, name)
-        for name in ("epochs", "batch_size", "seed")
+        for name in ("epochs", "batch_size", "seed", "start_from")
         if getattr(args, name) is not None
     }
     if args.model not in (None, recipe.model):
         # The options belong to the recipe's own network.
         changes |= {"model": args.model, "model_kwargs": {}}
+    elif args.model is None and args.start_from:
+        known = find_weights(args.start_from)[1]
+        changes |= {k: known[k] for k in ("model", "model_kwargs") if k in known}
     if args.mixed_precision:
         changes["precision"] = "mixed_bfloat16"  # needs no loss scaling
     types = {field.name: field.type for field in dataclasses.fields(recipe)}

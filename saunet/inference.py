@@ -373,20 +373,14 @@ def load_run(folder, **engine):
     folder = Path(folder)
     run = read_run(folder)
     recipe = run["recipe"]
-    found = [folder / f"{which}.weights.h5" for which in ("best", "last")]
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise InputError(
-            f"{folder}: no best.weights.h5 or last.weights.h5: expected a training "
-            "run of at least one whole epoch"
-        )
+    path = weights.run_weights(folder)
     try:
         network = build_model(recipe["model"], **recipe.get("model_kwargs", {}))
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'run.json'}: no network: {error}") from error
-    weights.load_weights(network, found[0])
+    weights.load_weights(network, path)
     padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}
-    name = f"{recipe['model']} ({folder.resolve().name}/{found[0].name})"
+    name = f"{recipe['model']} ({folder.resolve().name}/{path.name})"
     segmenter = Segmenter(
         network,
         padding=padding,
@@ -394,7 +388,7 @@ def load_run(folder, **engine):
         name=name,
         **engine,
     )
-    return segmenter, found[0]
+    return segmenter, path
 
 
 def load_segmenter(name_or_file, model=None, **engine):

@@ -45,7 +45,7 @@ from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
 from saunet.models import build_model
-from saunet.weights import save_weights
+from saunet.weights import find_weights, load_weights, save_weights, sha256_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Recipe:
         ema: Momentum of the moving average of the weights, or `None`.
         clip_norm: Largest global norm of a gradient, or `None`.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        start_from: Weights that the network begins with: a shipped name, the folder
+            of a card or a run, or an .h5 file; `None` for new ones, by the seed.
         seed: Of weights, DropBlock, order, views and split.
     """
 
@@ -104,6 +106,7 @@ class Recipe:
     ema: float | None = None
     clip_norm: float | None = None
     precision: str = "float32"
+    start_from: str | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -183,6 +186,16 @@ RECIPES = {
         early_stopping=20,
         validation=2,
     ),
+    # What a shipped network knows, adapted to another camera.
+    "finetune": replace(
+        SA_UNET_V2_CPU,
+        start_from="sa_unet_v2_drive",
+        batch_size=4,
+        epochs=15,
+        whole_epochs=5,
+        learning_rates=((15, 5e-4),),
+        ema=0.99,
+    ),
     # A minute on synthetic images: does everything run?
     "smoke": replace(
         SA_UNET_V2_CPU,
@@ -233,6 +246,7 @@ def _train(recipe, samples, out_dir, resume, progress, losses, held):
         "validation": [s.name for s in held_out],
     }
     # A recipe that cannot be built must not leave a folder behind.
+    start = find_weights(recipe.start_from)[0] if recipe.start_from else None
     loss = _checked_loss(recipe)
     keras.utils.set_random_seed(recipe.seed)
     policy = keras.config.dtype_policy()
@@ -241,6 +255,9 @@ def _train(recipe, samples, out_dir, resume, progress, losses, held):
         model = build_model(recipe.model, **recipe.model_kwargs)
     finally:
         keras.config.set_dtype_policy(policy)
+    if start:
+        load_weights(model, start)
+        description["start_sha256"] = sha256_of(start)
     _open_run(out_dir, description, resume, held, training)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
@@ -685,6 +702,12 @@ def _open_run(folder, description, resume, held, training):
                     f"({len(was)}, now {len(now)}): resume "
                     "with the same data, or choose another folder"
                 )
+        if stored.get("start_sha256") != description.get("start_sha256"):
+            raise InputError(
+                f"{folder} was started from other weights than those that now lie in "
+                f"{description['recipe']['start_from']}: bring them back, or choose "
+                "another folder"
+            )
         held.enter_context(lock.lock_folder(folder))
         return
     if resume:

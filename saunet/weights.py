@@ -16,6 +16,7 @@ import h5py
 import keras
 import numpy as np
 
+from saunet.data.runs import is_run, read_run
 from saunet.errors import InputError
 from saunet.models import FACTS
 
@@ -407,6 +408,41 @@ def find_pretrained(name_or_folder):
     raise InputError(
         f"no weights {str(name_or_folder)!r}: give a folder with a {CARD}, or one of "
         f"the shipped ones: {known}"
+    )
+
+
+def find_weights(name_or_file):
+    """Returns the file of a shipped name, of a card's or run's folder, or itself.
+
+    Also what is known of its network: a card or a recipe, with `model` and
+    `model_kwargs`; of a mere file nothing, `{}`.
+
+    Raises:
+        InputError: nothing there, a damaged card, or a run without weights.
+    """
+    path = Path(name_or_file)
+    if path.is_file():
+        return path, {}
+    if is_run(path):
+        return run_weights(path), read_run(path)["recipe"]
+    folder = find_pretrained(name_or_file)
+    card = read_card(folder)
+    return folder / card["weights"], card
+
+
+def run_weights(folder):
+    """Returns the best weights of a run where validation chose some, else the last.
+
+    Raises:
+        InputError: no epoch of it was whole yet.
+    """
+    for which in ("best", "last"):
+        path = Path(folder) / f"{which}.weights.h5"
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{folder}: no best.weights.h5 or last.weights.h5: expected a training "
+        "run of at least one whole epoch"
     )
 
 

@@ -334,6 +334,14 @@ def test_train_follows_its_options(capsys, monkeypatch):
     assert (seen["out"], seen["resume"]) == ("r", True)
 
 
+def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
+    start = ("--start-from", "sa_unet_drive")
+    recipe = train_recipe(capsys, monkeypatch, *start)["recipe"]
+    assert (recipe.start_from, recipe.model) == ("sa_unet_drive", "sa_unet")
+    recipe = train_recipe(capsys, monkeypatch, *start, "--model", "rsan")["recipe"]
+    assert (recipe.start_from, recipe.model) == ("sa_unet_drive", "rsan")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -342,6 +350,7 @@ def test_train_follows_its_options(capsys, monkeypatch):
         (("--set", "epochs"), "FIELD=VALUE"),
         (("--set", "epochs=many"), "epochs=many: expected int"),
         (("--set", "loss=3"), "loss=3: expected str"),
+        (("--start-from", "mine"), "no weights 'mine': give a folder with a card.json"),
         (("--epochs", "0"), "not a positive whole number"),
         (("--epochs", "1.5"), "not a positive whole number"),
     ],

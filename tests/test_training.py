@@ -8,6 +8,7 @@ import csv
 import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -28,6 +29,9 @@ from saunet.training import (
     split,
     train,
 )
+from saunet.weights import sha256_of
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SAMPLES = [fundus_like(32, 32, seed=i, name=n) for i, n in enumerate("abc")]
 RECIPE = Recipe(
@@ -475,6 +479,44 @@ def test_resuming_by_another_recipe_or_data_is_refused(whole_run):
     more = [*SAMPLES, fundus_like(32, 32, name="d")]
     with pytest.raises(InputError, match="started with other images"):
         train(RECIPE, more, folder, resume=True)
+
+
+def test_a_run_starts_from_given_weights(whole_run, tmp_path):
+    """By a rate of next to nothing what was given comes out."""
+    given, _ = whole_run
+    recipe = replace(PLAIN, learning_rates=((3, 1e-12),), start_from=str(given))
+    run(recipe, tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored["start_sha256"] == sha256_of(given / "best.weights.h5")
+    kernel, began = weights_of(tmp_path / "run")[0], weights_of(given, "best")[0]
+    np.testing.assert_allclose(kernel, began, atol=1e-6)
+    run(replace(recipe, start_from=None), tmp_path / "anew")
+    assert np.abs(weights_of(tmp_path / "anew")[0] - began).max() > 0.01
+
+
+def test_other_weights_to_start_from_are_noticed(whole_run, tmp_path):
+    start = tmp_path / "start.weights.h5"
+    start.write_bytes((whole_run[0] / "last.weights.h5").read_bytes())
+    recipe = replace(RECIPE, start_from=str(start))
+    run(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run", resume=True)
+    start.write_bytes((tmp_path / "run" / "last.weights.h5").read_bytes())
+    with pytest.raises(InputError, match="was started from other weights than"):
+        run(recipe, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("sa_unet_v2_driven", "no weights 'sa_unet_v2_driven': give a folder"),
+        ("weights/sa_unet_drive/model.weights.h5", "a_conv"),
+    ],
+)
+def test_weights_that_do_not_fit_leave_no_folder(start, message, tmp_path):
+    start = str(ROOT / start) if "/" in start else start
+    with pytest.raises(InputError, match=message):
+        run(replace(RECIPE, start_from=start), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -34,6 +34,7 @@ from saunet.layers import (
     GroupNormalization,
     RecurrentConv2D,
     SharedResidualBlock,
+    SiLU,
     SpatialAttention,
     VesselProbability,
 )
@@ -196,6 +197,7 @@ def to_onnx(model, properties=None):
     graph.scope = "output"
     last = tensors[id(model.outputs[0])]
     graph.op("Transpose", last, perm=(0, 2, 3, 1), output="vessels")
+    graph.drop_unread_concatenations()
 
     height, width, channels = model.inputs[0].shape[1:]
     sides = [height or "height", width or "width"]
@@ -221,11 +223,13 @@ class Graph:
     """An ONNX graph that grows; a tensor is its name.
 
     `scope` is the layer that is being written and begins the names of its nodes.
+    `joined` has the parts of each concatenation and their channels.
     """
 
     def __init__(self):
         self.nodes = []
         self.constants = {}
+        self.joined = {}
         self.scope = "input"
         self._used = Counter()
 
@@ -269,6 +273,14 @@ class Graph:
             self._add(variable.path, array if shape is None else array.reshape(shape))
         return variable.path
 
+    def kernel(self, variable, first, last):
+        """Adds a kernel of a convolution for some of the channels that it reads."""
+        if last - first == variable.shape[2]:
+            return self.weight(variable, perm=(3, 2, 0, 1))
+        array = keras.ops.convert_to_numpy(variable.value).astype(np.float32)
+        part = array[:, :, first:last].transpose(3, 2, 0, 1)
+        return self._add(f"{variable.path}[{first}:{last}]", part)
+
     def activate(self, activation, x):
         """Applies an activation function of Keras."""
         name = activation.__name__
@@ -279,6 +291,15 @@ class Graph:
         if name in ("relu", "sigmoid"):
             return self.op(name.capitalize(), x)
         raise InputError(f"activation {name!r} of {self.scope!r} cannot be exported")
+
+    def drop_unread_concatenations(self):
+        """Removes those whose parts are read one by one."""
+        read = {name for node in self.nodes for name in node.input}
+        self.nodes = [
+            node
+            for node in self.nodes
+            if node.output[0] not in self.joined or node.output[0] in read
+        ]
 
     def side(self, x, axis):
         """Returns one side of a tensor as an int64 of shape (1,)."""
@@ -327,19 +348,25 @@ def _pads(layer):
 
 
 def _conv(graph, layer, x):
-    weights = [graph.weight(layer.kernel, perm=(3, 2, 0, 1))]
-    if layer.use_bias:
-        weights.append(graph.weight(layer.bias))
-    return graph.op(
-        "Conv",
-        x,
-        *weights,
-        kernel_shape=layer.kernel_size,
-        dilations=layer.dilation_rate,
-        group=layer.groups,
-        strides=layer.strides,
-        pads=_pads(layer),
-    )
+    """Maps that are joined are convolved one by one: none is copied beside another."""
+    parts = graph.joined.get(x) if layer.groups == 1 else None
+    bias = [graph.weight(layer.bias)] if layer.use_bias else []
+    total, first = None, 0
+    for part, channels in parts or [(x, layer.kernel.shape[2])]:
+        y = graph.op(
+            "Conv",
+            part,
+            graph.kernel(layer.kernel, first, first + channels),
+            *bias,
+            kernel_shape=layer.kernel_size,
+            dilations=layer.dilation_rate,
+            group=layer.groups,
+            strides=layer.strides,
+            pads=_pads(layer),
+        )
+        total = y if total is None else graph.op("Add", total, y)
+        first, bias = first + channels, []
+    return total
 
 
 def _depthwise_conv(graph, layer, x):
@@ -400,7 +427,10 @@ def _pooling(kind):
 
 
 def _concatenate(graph, layer, inputs):
-    return graph.op("Concat", *inputs, axis=1)
+    y = graph.op("Concat", *inputs, axis=1)
+    sizes = [tensor.shape[-1] for tensor in layer.input]
+    graph.joined[y] = list(zip(inputs, sizes, strict=True))
+    return y
 
 
 def _cropping(graph, layer, x):
@@ -456,14 +486,14 @@ def _group_normalization(graph, layer, x):
     """
     channels = layer.gamma.shape[0]
 
-    def of_pixels(values):
-        # Rows, then columns: the engines add one number after the other in float32,
-        # and over a whole map that loses three digits.
-        for axis in (3, 2):
-            values = graph.op("ReduceMean", values, (axis,))
-        return values
-
-    mean, second = of_pixels(x), of_pixels(graph.op("Mul", x, x))
+    # Rows, then columns: the engines add one number after the other in float32, and
+    # over a whole map that loses three digits. The root of a row's sum of squares is
+    # one operation, and no map of squares has to be written for it.
+    mean = graph.op("ReduceMean", graph.op("ReduceMean", x, (3,)), (2,))
+    root = graph.op("ReduceL2", x, (3,))
+    second = graph.op("ReduceMean", graph.op("Mul", root, root), (2,))
+    width = graph.op("Cast", graph.side(x, 3), to=_float_type())
+    second = graph.op("Div", second, width)
 
     def of_groups(per_channel):
         grouped = graph.op("Reshape", per_channel, (0, layer.groups, -1, 1))
@@ -682,6 +712,7 @@ EMITTERS = {
     layers.MaxPooling2D: _pooling("MaxPool"),
     layers.Multiply: _of_pair("Mul"),
     layers.ReLU: _relu,
+    SiLU: _identity,
     layers.UpSampling2D: _up_sampling,
     AdaptiveChannelAttention: _adaptive_channel_attention,
     AlignedUpSampling2D: _aligned_up_sampling,

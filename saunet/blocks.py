@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from saunet.errors import InputError
-from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization
+from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization, SiLU
 
 
 def image_input(input_shape, *, poolings):
@@ -55,7 +55,7 @@ def conv_drop_gn_silu(x, filters, *, rate, block_size, name):
     )(x)
     x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
     x = GroupNormalization(8, epsilon=1e-3, name=f"{name}_gn")(x)
-    return layers.Activation("silu", name=f"{name}_silu")(x)
+    return SiLU(name=f"{name}_silu")(x)
 
 
 def conv_bn_relu(x, filters, kernel_size=3, *, name, use_bias=True, dilation_rate=1):

@@ -1,10 +1,10 @@
-"""Normalisation of a training step by TensorFlow's own operation, on CPUs.
+"""Parts of a training step by TensorFlow's own operations, on CPUs.
 
 `x * scale + offset` and its gradient are four to eight passes over a map in
 `keras.ops`, each at the speed of memory. TensorFlow's batch normalisation makes one
-of each of them, and takes any mean and variance. So the layers stay as they are
-everywhere else (JAX, PyTorch, float16, GPUs, where XLA fuses by itself), and nothing
-but the order of additions differs.
+of each of them, and takes any mean and variance; other operations spare a pass of the
+moments and of SiLU. So the layers stay as they are everywhere else (JAX, PyTorch,
+float16, GPUs, where XLA fuses by itself), and nothing but rounding differs.
 """
 
 import functools
@@ -39,6 +39,34 @@ def _on_tensorflow_cpu():
 
     # On a GPU the operation hands its gradient other numbers than the variance.
     return not tf.config.list_physical_devices("GPU")
+
+
+def mean_of_squares(x):
+    """Returns the mean over pixels of the squares of `(N, H, W, C)` float32: `(N, C)`.
+
+    A row's root of the sum of squares is one operation, which writes no map of them.
+    """
+    import tensorflow as tf
+
+    root = tf.raw_ops.EuclideanNorm(input=x, axis=2)
+    return ops.mean(ops.square(root), axis=1) / ops.cast(ops.shape(x)[2], "float32")
+
+
+def silu(x):
+    """Returns `x * sigmoid(x)`, with a gradient by hand; any shape."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def apply(x):
+        y = tf.nn.silu(x)
+
+        def gradient(dy):
+            # sigmoid(x) * (1 + x - y) * dy, and SoftplusGrad is sigmoid(x) * (...)
+            return tf.raw_ops.SoftplusGrad(gradients=dy * ((x - y) + 1), features=x)
+
+        return y, gradient
+
+    return apply(x)
 
 
 def normalise_batch(x, gamma, beta, mean, variance, epsilon):

@@ -39,6 +39,7 @@ from saunet.layers import (
     GroupNormalization,
     RecurrentConv2D,
     SharedResidualBlock,
+    SiLU,
     SpatialAttention,
     VesselProbability,
 )
@@ -402,6 +403,7 @@ def _vessel_probability(layer, inputs, out):
 FLOPS = {
     layers.Activation: _nothing,
     layers.ReLU: _nothing,
+    SiLU: _nothing,
     layers.Concatenate: _nothing,
     layers.Dropout: _nothing,
     layers.Reshape: _nothing,

@@ -6,7 +6,7 @@ from keras import layers
 
 from saunet import blocks
 from saunet.errors import InputError
-from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization
+from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization, SiLU
 
 DROP = {"rate": 0.1, "block_size": 3}
 # unit -> its options, its layers in order, its parameters beside the convolution
@@ -20,12 +20,12 @@ UNITS = {
     ),
     "conv_drop_gn_silu": (
         DROP,
-        [layers.Conv2D, DropBlock2D, GroupNormalization, layers.Activation],
+        [layers.Conv2D, DropBlock2D, GroupNormalization, SiLU],
         2 * 16,
     ),
 }
 PARTS = {"ReLU": "relu", "Conv2D": "conv", "DropBlock2D": "drop"}
-PARTS |= {"BatchNormalization": "bn", "GroupNormalization": "gn", "Activation": "silu"}
+PARTS |= {"BatchNormalization": "bn", "GroupNormalization": "gn", "SiLU": "silu"}
 
 
 def unit(name):

@@ -18,6 +18,7 @@ from saunet.layers import (
     CrossScaleSpatialAttention,
     DropBlock2D,
     GroupNormalization,
+    SiLU,
     SpatialAttention,
 )
 from saunet.layers.drop_block import bits_per_word, grow_blocks
@@ -35,6 +36,7 @@ LAYERS = {
     "GroupNormalization": ({"groups": 4, "epsilon": 1e-2}, [8]),
     "RecurrentConv2D": ({"filters": 8, "steps": 3}, [8]),
     "SharedResidualBlock": ({"rate": 0.3, "seed": 7}, [8]),
+    "SiLU": ({}, [8]),
     "SpatialAttention": ({"kernel_size": 5}, [8]),
     "VesselProbability": ({}, [2]),
 }
@@ -665,6 +667,27 @@ def test_on_cpus_a_step_is_fused():
     assert not fused.can_fuse_images(map_of("float32"))
     assert not fused.can_fuse_images(map_of("bfloat16", None))
     assert not fused.can_fuse_images(map_of("bfloat16", 17))
+
+
+@on_tensorflow
+@with_and_without_fused
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [("float32", 1e-6), ("bfloat16", 0.02), ("float16", 2e-3)]
+)
+def test_silu_and_its_gradient(dtype, digits, fuse, monkeypatch):
+    """`x s` and `s (1 + x (1 - s))`, also where the sigmoid is 0 or 1."""
+    if dtype != "float16":
+        monkeypatch.setattr(fused, "can_fuse", lambda x: fuse)
+    x = np.linspace(-30, 30, 241).astype("float32")
+    tensor = ops.cast(x, dtype)
+    x = np.asarray(ops.cast(tensor, "float32"), "float64")
+    s = 1 / (1 + np.exp(-x))
+    silu = SiLU(dtype=dtype)
+    y = np.asarray(ops.cast(silu(tensor, training=True), "float32"))
+    np.testing.assert_allclose(y, x * s, rtol=10 * digits, atol=digits)
+    (slope,) = gradients(lambda: ops.sum(3 * silu(tensor, training=True)), [tensor])
+    slope = np.asarray(ops.cast(slope, "float32")) / 3
+    np.testing.assert_allclose(slope, s * (1 + x * (1 - s)), atol=2 * digits)
 
 
 def test_batch_normalization_does_not_train_what_is_frozen():

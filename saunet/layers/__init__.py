@@ -11,6 +11,7 @@ from saunet.layers.group_norm import GroupNormalization
 from saunet.layers.guided_filter import AttentionGuidedFilter
 from saunet.layers.recurrent_conv import RecurrentConv2D
 from saunet.layers.shared_residual_block import SharedResidualBlock
+from saunet.layers.silu import SiLU
 from saunet.layers.spatial_attention import SpatialAttention
 from saunet.layers.vessel_probability import VesselProbability
 
@@ -26,6 +27,7 @@ __all__ = [
     "GroupNormalization",
     "RecurrentConv2D",
     "SharedResidualBlock",
+    "SiLU",
     "SpatialAttention",
     "VesselProbability",
 ]

@@ -49,7 +49,7 @@ class GroupNormalization(layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        mean, variance = moments(inputs, self._mean_of_groups)
+        mean, variance = moments(inputs, self._mean_of_groups, training)
         if training and fused.can_fuse_images(inputs):
             return fused.normalise_images(
                 inputs,
@@ -89,7 +89,7 @@ class GroupNormalization(layers.Layer):
         }
 
 
-def moments(x, pool):
+def moments(x, pool, training=False):
     """Returns mean and variance in float32, without a gradient.
 
     Args:
@@ -102,7 +102,10 @@ def moments(x, pool):
     """
     x = _wide(ops.stop_gradient(x))
     mean = pool(_mean_of_pixels(x))
-    second = pool(_mean_of_pixels(ops.square(x)))
+    if training and fused.can_fuse(x):
+        second = pool(fused.mean_of_squares(x))
+    else:
+        second = pool(_mean_of_pixels(ops.square(x)))
     return mean, ops.maximum(second - ops.square(mean), 0.0)
 
 

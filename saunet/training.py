@@ -191,9 +191,9 @@ RECIPES = {
         SA_UNET_V2_CPU,
         start_from="sa_unet_v2_drive",
         batch_size=4,
-        epochs=15,
-        whole_epochs=5,
-        learning_rates=((15, 5e-4),),
+        epochs=10,
+        whole_epochs=3,
+        learning_rates=((10, 5e-4),),
         ema=0.99,
     ),
     # A minute on synthetic images: does everything run?

@@ -501,6 +501,12 @@ def find_score(record, region, pooling):
 # ------------------------------------------------------------------ weights
 
 
+def weights_name(record, dataset):
+    """Returns the folder of a row's weights in `weights/`."""
+    name = f"{record['row']}_{dataset}"
+    return name if record["fold"] is None else f"{name}_fold{record['fold']}"
+
+
 def shippable(path):
     """Returns the weights that are scored and shipped: as trained, or halved.
 
@@ -543,9 +549,7 @@ def ship(record, row, folder, root=ROOT / "weights"):
     if source.stat().st_size > SHIPPED_BYTES:
         print(f"{source} is larger than {SHIPPED_BYTES / 1e6:.0f} MB: not shipped")
         return None
-    name = f"{row.key}_{row.dataset}"
-    if row.fold is not None:
-        name += f"_fold{row.fold}"
+    name = weights_name(record, row.dataset)
     target = Path(root) / name
     digest = sha256_of(source)
     if (target / CARD).exists() and read_card(target)["sha256"] != digest:

@@ -27,6 +27,7 @@ from runner import (
     key_of,
     label,
     published,
+    weights_name,
     with_views,
 )
 
@@ -112,7 +113,8 @@ def readme_block(results):
         lines.sort(key=lambda line: order.index((line[1], line[2])))
         heads = ("", "region", "pooling", *HEADS)
         images = len(DATASETS[dataset].test)
-        counted = f"the {images} test images" if images else "test images"
+        counted = f"the {images} test images"
+        counted = counted if images else "the 4 test images of a fold; observer: all 20"
         parts += [
             f"### {DATASETS[dataset].title}, {counted}",
             "",
@@ -126,8 +128,9 @@ def _shipped_sentences(results):
     for (paper, dataset), records in results.items():
         for record in shipped(records, dataset) if paper in PAPERS else ():
             if record["views"] == 1:
+                name = weights_name(record, dataset)
                 yield (
-                    f"`{label(record)}_{dataset}`: recipe `{record['recipe_name']}`, "
+                    f"`{name}`: recipe `{record['recipe_name']}`, "
                     f"seed {record['seed']}, {record['hours']} hours on "
                     f"{record['device']}; {len(record['images'])} training images."
                 )
@@ -142,7 +145,7 @@ def shipped(records, dataset):
 
 def is_shipped(record, dataset):
     """Returns whether a record's scores are those of a card in `weights/`."""
-    path = ROOT / "weights" / f"{label(record)}_{dataset}" / CARD
+    path = ROOT / "weights" / weights_name(record, dataset) / CARD
     if not path.exists():
         return False
     scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
@@ -153,7 +156,8 @@ def is_shipped(record, dataset):
 def _protocol_lines(paper, dataset, record, *, theirs=False):
     """Returns a line of cells for each protocol, and the published ones of the row."""
     entries = published(paper).get((dataset, label(record)), []) if theirs else []
-    name = record["title"] if paper == "others" else f"`{label(record)}_{dataset}`"
+    name = f"`{weights_name(record, dataset)}`"
+    name = record["title"] if paper == "others" else name
     name += with_views(record["views"])
     lines = []
     for score in record["scores"]:
@@ -287,13 +291,14 @@ def _paper_table(paper, dataset, rows, records, humans):
 def departures(row, record):
     """Returns `field=value` of each field in which a run's recipe is not the row's.
 
-    A recipe that was improved leaves runs behind that had the former one.
+    A recipe that was improved leaves runs behind that had the former one. What a run
+    of an older version has no field for is `None`.
     """
     now = json.loads(
         json.dumps(asdict(row.recipe(record["recipe_name"], record["seed"])))
     )
     then = record["recipe"]
-    return [f"{name}={then[name]}" for name in now if then[name] != now[name]]
+    return [f"{k}={then.get(k)}" for k in now if then.get(k) != now[k]]
 
 
 NOTHING_PUBLISHED = {"region": "", "pooling": ""}

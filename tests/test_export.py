@@ -101,6 +101,27 @@ def test_each_stock_layer(layer):
     )
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("read_twice", [False, True])
+def test_joined_maps_are_not_joined_to_be_convolved(groups, read_twice):
+    inputs = keras.Input((None, None, 2))
+    parts = [layers.Conv2D(n, 1)(inputs) for n in (1, 5, 2)]
+    joined = layers.Concatenate()(parts)
+    outputs = layers.Conv2D(4, 3, padding="same", groups=groups)(joined)
+    if read_twice:
+        pooled = layers.UpSampling2D(1)(joined)
+        outputs = layers.Concatenate()([outputs, pooled])
+    model = keras.Model(inputs, outputs)
+    fill_weights(model)
+    proto = to_onnx(model)
+    batch = generator("joined").random((2, 6, 9, 2), "float32")
+    np.testing.assert_allclose(
+        on_onnx_runtime(proto, batch), np.asarray(model(batch)), atol=1e-5
+    )
+    copies = sum(node.op_type == "Concat" for node in proto.graph.node)
+    assert copies == (groups == 2 or read_twice) + read_twice
+
+
 def test_weights_and_nodes_keep_the_names_of_the_layers(v2):
     graph = to_onnx(v2).graph
     assert any(node.name.startswith("down1_a_conv/Conv") for node in graph.node)

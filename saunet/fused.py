@@ -61,8 +61,11 @@ def silu(x):
         y = tf.nn.silu(x)
 
         def gradient(dy):
-            # sigmoid(x) * (1 + x - y) * dy, and SoftplusGrad is sigmoid(x) * (...)
-            return tf.raw_ops.SoftplusGrad(gradients=dy * ((x - y) + 1), features=x)
+            # Not before dy is there: else x - y of every layer waits in memory.
+            with tf.control_dependencies([dy]):
+                slope = (x - y) + 1
+            # sigmoid(x) * slope * dy, and SoftplusGrad is sigmoid(x) * (...)
+            return tf.raw_ops.SoftplusGrad(gradients=dy * slope, features=x)
 
         return y, gradient
 

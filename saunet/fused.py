@@ -2,8 +2,8 @@
 
 `x * scale + offset` and its gradient are four to eight passes over a map in
 `keras.ops`, each at the speed of memory. TensorFlow's batch normalisation makes one
-of each of them, and takes any mean and variance; other operations spare a pass of the
-moments and of SiLU. So the layers stay as they are everywhere else (JAX, PyTorch,
+of each of them, and takes any mean and variance; SiLU's gradient is spared two passes.
+So the layers stay as they are everywhere else (JAX, PyTorch,
 float16, GPUs, where XLA fuses by itself), and nothing but rounding differs.
 """
 
@@ -39,17 +39,6 @@ def _on_tensorflow_cpu():
 
     # On a GPU the operation hands its gradient other numbers than the variance.
     return not tf.config.list_physical_devices("GPU")
-
-
-def mean_of_squares(x):
-    """Returns the mean over pixels of the squares of `(N, H, W, C)` float32: `(N, C)`.
-
-    A row's root of the sum of squares is one operation, which writes no map of them.
-    """
-    import tensorflow as tf
-
-    root = tf.raw_ops.EuclideanNorm(input=x, axis=2)
-    return ops.mean(ops.square(root), axis=1) / ops.cast(ops.shape(x)[2], "float32")
 
 
 def silu(x):

@@ -670,6 +670,22 @@ def test_on_cpus_a_step_is_fused():
 
 
 @on_tensorflow
+def test_what_is_fused_compiles_by_xla():
+    """`jit_compile=True`, which Keras may choose by itself; not all operations can."""
+    losses = []
+    for compiled in (False, True):
+        keras.utils.set_random_seed(0)
+        x = inputs = keras.Input((8, 8, 3))
+        for layer in (BatchNormalization(), GroupNormalization(3), SiLU()):
+            x = layer(keras.layers.Conv2D(3, 3)(x))
+        model = keras.Model(inputs, x)
+        model.compile("sgd", "mse", jit_compile=compiled)
+        x = generator("xla").random((4, 8, 8, 3), "float32")
+        losses.append([model.train_on_batch(x, x[:, :2, :2]) for _ in range(3)])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@on_tensorflow
 @with_and_without_fused
 @pytest.mark.parametrize(
     ("dtype", "digits"), [("float32", 1e-6), ("bfloat16", 0.02), ("float16", 2e-3)]

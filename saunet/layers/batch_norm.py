@@ -36,7 +36,7 @@ class BatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=False):
         if not training or not self.trainable:
             return super().call(inputs, training=False)
-        mean, variance = moments(inputs, _mean_of_images, training)
+        mean, variance = moments(inputs, _mean_of_images)
         for moving, now in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),

@@ -49,7 +49,7 @@ class GroupNormalization(layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        mean, variance = moments(inputs, self._mean_of_groups, training)
+        mean, variance = moments(inputs, self._mean_of_groups)
         if training and fused.can_fuse_images(inputs):
             return fused.normalise_images(
                 inputs,
@@ -89,7 +89,7 @@ class GroupNormalization(layers.Layer):
         }
 
 
-def moments(x, pool, training=False):
+def moments(x, pool):
     """Returns mean and variance in float32, without a gradient.
 
     Args:
@@ -102,10 +102,7 @@ def moments(x, pool, training=False):
     """
     x = _wide(ops.stop_gradient(x))
     mean = pool(_mean_of_pixels(x))
-    if training and fused.can_fuse(x):
-        second = pool(fused.mean_of_squares(x))
-    else:
-        second = pool(_mean_of_pixels(ops.square(x)))
+    second = pool(_mean_of_pixels(ops.square(x)))
     return mean, ops.maximum(second - ops.square(mean), 0.0)
 
 

@@ -3,8 +3,8 @@
 `x * scale + offset` and its gradient are four to eight passes over a map in
 `keras.ops`, each at the speed of memory. TensorFlow's batch normalisation makes one
 of each of them, and takes any mean and variance; SiLU's gradient is spared two passes.
-So the layers stay as they are everywhere else (JAX, PyTorch,
-float16, GPUs, where XLA fuses by itself), and nothing but rounding differs.
+So the layers stay as they are everywhere else (JAX, PyTorch, float16, GPUs, where XLA
+fuses by itself), and nothing but rounding differs.
 """
 
 import functools

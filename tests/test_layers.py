@@ -625,7 +625,7 @@ def test_batch_normalization_trains_as_keras_does(
 @pytest.mark.parametrize("layer", [BatchNormalization, GroupNormalization])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_fused_and_not_are_one_function_in_a_compiled_step(layer, dtype, monkeypatch):
-    """With sizes that are known only at run time; bfloat16 rounds to 8 bits."""
+    """Sizes known only at run time, moving statistics; bfloat16 rounds to 8 bits."""
     import tensorflow as tf
 
     layer = layer(dtype=dtype)
@@ -647,7 +647,12 @@ def test_fused_and_not_are_one_function_in_a_compiled_step(layer, dtype, monkeyp
             variables = [x, *(v.value for v in layer.trainable_variables)]
             return y, *tape.gradient(y, variables, upstream)
 
-        results.append([np.asarray(tf.cast(v, "float32")) for v in step(x, upstream)])
+        moving = layer.non_trainable_variables
+        start = [np.asarray(v) for v in moving]
+        found = [*step(x, upstream), *(v.value for v in moving)]
+        results.append([np.asarray(tf.cast(v, "float32")) for v in found])
+        for variable, value in zip(moving, start, strict=True):
+            variable.assign(value)
     digits = 2e-6 if dtype == "float32" else 0.02
     for got, want in zip(*results, strict=True):
         np.testing.assert_allclose(got, want, atol=digits * np.abs(want).max())
@@ -655,7 +660,7 @@ def test_fused_and_not_are_one_function_in_a_compiled_step(layer, dtype, monkeyp
 
 @on_tensorflow
 def test_on_cpus_a_step_is_fused():
-    """float16 and odd batches are not; of group normalisation bfloat16 alone is."""
+    """float16 and odd batches are not; what needs moments is in bfloat16 alone."""
 
     def map_of(dtype, images=2):
         return keras.KerasTensor((images, 4, 4, 8), dtype)
@@ -663,6 +668,8 @@ def test_on_cpus_a_step_is_fused():
     assert fused.can_fuse(map_of("float32"))
     assert fused.can_fuse(map_of("bfloat16", None))
     assert not fused.can_fuse(map_of("float16"))
+    assert fused.can_fuse_moments(map_of("bfloat16", None))
+    assert not fused.can_fuse_moments(map_of("float32"))
     assert fused.can_fuse_images(map_of("bfloat16"))
     assert not fused.can_fuse_images(map_of("float32"))
     assert not fused.can_fuse_images(map_of("bfloat16", None))
@@ -670,19 +677,23 @@ def test_on_cpus_a_step_is_fused():
 
 
 @on_tensorflow
-def test_what_is_fused_compiles_by_xla():
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [("float32", 1e-4), ("mixed_bfloat16", 0.02)]
+)
+def test_what_is_fused_compiles_by_xla(dtype, digits):
     """`jit_compile=True`, which Keras may choose by itself; not all operations can."""
     losses = []
     for compiled in (False, True):
         keras.utils.set_random_seed(0)
-        x = inputs = keras.Input((8, 8, 3))
-        for layer in (BatchNormalization(), GroupNormalization(3), SiLU()):
-            x = layer(keras.layers.Conv2D(3, 3)(x))
+        x = inputs = keras.Input((8, 8, 3), 4)
+        normalisations = BatchNormalization, functools.partial(GroupNormalization, 3)
+        for layer in (*normalisations, SiLU):
+            x = layer(dtype=dtype)(keras.layers.Conv2D(3, 3, dtype=dtype)(x))
         model = keras.Model(inputs, x)
         model.compile("sgd", "mse", jit_compile=compiled)
         x = generator("xla").random((4, 8, 8, 3), "float32")
         losses.append([model.train_on_batch(x, x[:, :2, :2]) for _ in range(3)])
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(*losses, rtol=digits)
 
 
 @on_tensorflow

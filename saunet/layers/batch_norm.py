@@ -36,27 +36,30 @@ class BatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=False):
         if not training or not self.trainable:
             return super().call(inputs, training=False)
-        mean, variance = moments(inputs, _mean_of_images)
+        gamma, beta = (ops.cast(v, "float32") for v in (self.gamma, self.beta))
+        if fused.can_fuse_moments(inputs):
+            y, mean, variance = fused.train_batch(inputs, gamma, beta, self.epsilon)
+        else:
+            mean, variance = moments(inputs, _mean_of_images)
+            y = self._normalise(inputs, gamma, beta, mean, variance)
         for moving, now in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
             now = ops.reshape(now, (-1,))
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        return y
+
+    def _normalise(self, inputs, gamma, beta, mean, variance):
         if fused.can_fuse(inputs):
+            mean, variance = (ops.reshape(v, (-1,)) for v in (mean, variance))
             return fused.normalise_batch(
-                inputs,
-                ops.cast(self.gamma, "float32"),
-                ops.cast(self.beta, "float32"),
-                ops.reshape(mean, (-1,)),
-                ops.reshape(variance, (-1,)),
-                self.epsilon,
+                inputs, gamma, beta, mean, variance, self.epsilon
             )
         return normalise(
             inputs,
-            # Read here: the hand-written gradient may not see a variable inside.
-            ops.reshape(self.gamma, (1, -1)),
-            ops.reshape(self.beta, (1, -1)),
+            ops.reshape(gamma, (1, -1)),
+            ops.reshape(beta, (1, -1)),
             mean,
             ops.rsqrt(variance + self.epsilon),
             _mean_of_images,

@@ -49,17 +49,15 @@ class GroupNormalization(layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        mean, variance = moments(inputs, self._mean_of_groups)
         if training and fused.can_fuse_images(inputs):
             return fused.normalise_images(
                 inputs,
                 ops.cast(self.gamma, "float32"),
                 ops.cast(self.beta, "float32"),
-                mean,
-                variance,
                 self.epsilon,
                 self._mean_of_groups,
             )
+        mean, variance = moments(inputs, self._mean_of_groups)
         return normalise(
             inputs,
             # Read here: the hand-written gradient may not see a variable inside.

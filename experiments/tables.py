@@ -35,6 +35,7 @@ from saunet.data.datasets import DATASETS
 from saunet.data.images import write_bytes
 from saunet.evaluation import POOLINGS, REGIONS
 from saunet.models import FACTS
+from saunet.training import stored_recipe
 from saunet.weights import CARD
 
 PAPERS = ("sa_unet", "rsan", "sa_unet_v2", "unet_slides", "ag_net")
@@ -291,14 +292,13 @@ def _paper_table(paper, dataset, rows, records, humans):
 def departures(row, record):
     """Returns `field=value` of each field in which a run's recipe is not the row's.
 
-    A recipe that was improved leaves runs behind that had the former one. What a run
-    of an older version has no field for is `None`.
+    A recipe that was improved leaves runs behind that had the former one.
     """
     now = json.loads(
         json.dumps(asdict(row.recipe(record["recipe_name"], record["seed"])))
     )
-    then = record["recipe"]
-    return [f"{k}={then.get(k)}" for k in now if then.get(k) != now[k]]
+    then = stored_recipe(record["recipe"])
+    return [f"{k}={then[k]}" for k in now if then[k] != now[k]]
 
 
 NOTHING_PUBLISHED = {"region": "", "pooling": ""}

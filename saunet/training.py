@@ -59,6 +59,8 @@ class Recipe:
         loss_kwargs: Options of the loss, such as `mcc_weight`.
         augmentation: "random" (endless random views), "thirteen" (the papers'
             offline copies) or "none".
+        upright: Share of the random views that are turned by quarter turns alone, at
+            their own scale, so that no pixel of theirs is interpolated.
         crop: Side of a random view in pixels; `None` for whole photographs.
         placement: Padding of whole photographs, "centered" or "bottom_right".
         batch_size: Images a step.
@@ -90,6 +92,7 @@ class Recipe:
     loss: str = "bce"
     loss_kwargs: dict = field(default_factory=dict)
     augmentation: str = "random"
+    upright: float = 0.0
     crop: int | None = None
     placement: str = "centered"
     batch_size: int = 4
@@ -132,6 +135,11 @@ class Recipe:
                 raise InputError(
                     f"recipe field {name}={value!r} must be an integer of at least 1"
                 )
+        if not isinstance(self.upright, int | float) or not 0 <= self.upright <= 1:
+            raise InputError(
+                f"recipe field upright={self.upright!r} is a share of views: give a "
+                "number from 0 to 1"
+            )
         if self.crop and self.crop % 16:
             raise InputError(f"recipe field crop={self.crop} must be a multiple of 16")
         needs_validation = self.schedule == "plateau" or self.early_stopping
@@ -209,6 +217,17 @@ RECIPES = {
         precision="float32",
     ),
 }
+
+
+def stored_recipe(values):
+    """Returns the fields of a recipe as a run keeps them, none missing.
+
+    What its version of the program had no field for it did by our default.
+
+    Args:
+        values: Dict from `run.json`.
+    """
+    return json.loads(json.dumps(asdict(Recipe(values["model"])))) | values
 
 
 def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one"):
@@ -634,7 +653,7 @@ def _stages(recipe, samples, steps, done):
         )
         yield recipe.epochs, batches, done * steps
         return
-    views = partial(random_batches, samples, seed=recipe.seed)
+    views = partial(random_batches, samples, seed=recipe.seed, upright=recipe.upright)
     switch = recipe.epochs - recipe.whole_epochs if recipe.crop else recipe.epochs
     if done < switch:
         batches = partial(views, crop=recipe.crop, batch_size=recipe.batch_size)
@@ -686,8 +705,9 @@ def _open_run(folder, description, resume, held, training):
                 "it by --resume"
             )
         stored = read_run(folder)
-        for name in sorted({**stored["recipe"], **description["recipe"]}):
-            was = stored["recipe"].get(name)
+        started = stored_recipe(stored["recipe"])
+        for name in sorted({**started, **description["recipe"]}):
+            was = started.get(name)
             now = description["recipe"].get(name)
             if was != now:
                 raise InputError(

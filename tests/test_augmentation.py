@@ -1,5 +1,7 @@
 """Augmentation: thirteen fixed copies, and random views with their labels."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from helpers import fundus_like
 
 from saunet.data import augmentation
 from saunet.data.augmentation import random_view, thirteen_copies
+from saunet.data.padding import pad
 
 ARRAYS = ("image", "vessels", "fov")
 
@@ -176,10 +179,12 @@ def test_views_keep_labels_on_their_vessels(monkeypatch, whole):
     assert len(places) == 20
 
 
-def affines(n=400, source=(90, 70), target=(48, 32), whole=False):
+def affines(n=400, source=(90, 70), target=(48, 32), whole=False, **options):
     return np.stack(
         [
-            augmentation._random_affine(source, target, np.random.default_rng(i), whole)
+            augmentation._random_affine(
+                source, target, np.random.default_rng(i), whole, **options
+            )
             for i in range(n)
         ]
     )
@@ -210,6 +215,59 @@ def test_views_are_centred_where_a_crop_fits():
     assert np.all(np.ptp(centres, axis=0) > 1.8 * reach)
     whole = affines(whole=True) @ [*middle, 1]
     np.testing.assert_allclose(whole - source[::-1] / 2, 0, atol=0.51)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_upright_views_hold_the_pixels_of_the_photograph(monkeypatch, whole):
+    """Each is one of eight orientations; no pixel is a mean of its neighbours."""
+    monkeypatch.setattr(augmentation, "_random_colour", lambda view, rng: view)
+    image = np.arange(61 * 74 * 3, dtype=np.uint32).reshape(61, 74, 3)
+    image = (image * 2654435761 >> 13).astype(np.uint8)  # neighbours differ
+    vessels = (image[..., 0] > 127).astype(np.uint8)
+    size = (80, 80) if whole else (48, 32)
+    padded = pad(image, (300, 300), "centered")
+    found = set()
+    for seed in range(60):
+        view, labels = view_of(seed, image, vessels, size, whole=whole, upright=1)
+        for turns, mirrored in itertools.product(range(4), (False, True)):
+            turned = np.rot90(view[:, ::-1] if mirrored else view, turns)
+            if contains(padded, turned):
+                found.add((turns, mirrored))
+                break
+        else:
+            pytest.fail(f"view {seed} is nowhere in the photograph")
+        inside = view.any(axis=-1)
+        np.testing.assert_array_equal(labels[inside], view[inside][:, 0] > 127)
+    assert len(found) == 8
+
+
+def contains(image, part):
+    """Whether `part` is a piece of `image`, exactly."""
+    difference = cv2.matchTemplate(
+        image.astype(np.float32), part.astype(np.float32), cv2.TM_SQDIFF
+    )
+    row, column = np.unravel_index(difference.argmin(), difference.shape)
+    height, width = part.shape[:2]
+    piece = image[row : row + height, column : column + width]
+    return np.array_equal(piece, part)
+
+
+@pytest.mark.parametrize("size", [(64, 80), (65, 79), (64, 79), (65, 80)])
+def test_a_whole_upright_view_lies_where_padding_puts_it(size):
+    matrices = affines(200, size, (96, 96), whole=True, upright=1)
+    unturned = matrices[(matrices[:, :, :2] == np.eye(2)).all(axis=(1, 2))]
+    assert len(unturned) > 10
+    image = np.full(size, 9, np.uint8)
+    row, column = np.argwhere(pad(image, (96, 96), "centered"))[0]
+    np.testing.assert_array_equal(unturned[:, :, 2], [[-column, -row]] * len(unturned))
+
+
+def test_a_share_of_the_views_is_upright():
+    upright = (np.abs(affines(upright=0.25)[:, :, :2]).max(axis=(1, 2)) == 1).mean()
+    assert 0.18 < upright < 0.32
+    # and without it a seed gives what it always gave
+    always = [[0.744361, 0.865589], [0.865589, -0.744361]]
+    np.testing.assert_allclose(affines(1)[0, :, :2], always, atol=1e-6)
 
 
 def test_colour_changes_the_image_and_never_the_labels():

@@ -112,7 +112,7 @@ def test_random_batches_use_each_image_as_often(samples, monkeypatch):
 
     seen = []
 
-    def record(image, vessels, size, rng, *, whole):
+    def record(image, vessels, size, rng, **options):
         seen.append(int(image[0, 0, 2]) // 10 - 1)
         blank = np.zeros((*size, 3), np.uint8)
         return blank, blank[..., 0]
@@ -129,16 +129,16 @@ def test_crops_and_whole_images_say_so_to_the_view(samples, monkeypatch):
 
     asked = []
 
-    def record(image, vessels, size, rng, *, whole):
-        asked.append((size, whole))
+    def record(image, vessels, size, rng, *, whole, upright):
+        asked.append((size, whole, upright))
         blank = np.zeros((*size, 3), np.uint8)
         return blank, blank[..., 0]
 
     monkeypatch.setattr(pipeline, "random_view", record)
     batches(samples, "crops", 1)
-    batches(samples, "whole", 1)
+    batches(samples, "whole", 1, upright=0.5)
     # the whole ones are padded as the largest of all images
-    assert asked == [((16, 16), False)] * 2 + [((32, 32), True)] * 2
+    assert asked == [((16, 16), False, 0.0)] * 2 + [((32, 32), True, 0.5)] * 2
 
 
 def test_views_of_one_image_in_one_batch_differ(samples):

@@ -327,9 +327,10 @@ def recorded(monkeypatch, name):
 
 def test_whole_epochs_are_the_last_ones(tmp_path, monkeypatch):
     calls = recorded(monkeypatch, "random_batches")
-    run(replace(RECIPE, validation=("b",)), tmp_path / "run")
+    run(replace(RECIPE, validation=("b",), upright=0.5), tmp_path / "run")
     (crops, first), (whole, second) = calls
     assert crops == whole == ["a", "c"]
+    assert first["upright"] == second["upright"] == 0.5
     assert (first["crop"], first["batch_size"], first["start"]) == (16, 4, 0)
     # two epochs of two steps came before; a quarter of the images a step
     assert (second["crop"], second["batch_size"], second["start"]) == (None, 1, 4)
@@ -479,6 +480,18 @@ def test_resuming_by_another_recipe_or_data_is_refused(whole_run):
     more = [*SAMPLES, fundus_like(32, 32, name="d")]
     with pytest.raises(InputError, match="started with other images"):
         train(RECIPE, more, folder, resume=True)
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """A field that it does not know had our default."""
+    run(replace(RECIPE, epochs=1), tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    stored = json.loads(path.read_text())
+    assert stored["recipe"].pop("upright") == 0
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"started with upright=0\.0, not 0\.5"):
+        run(replace(RECIPE, epochs=1, upright=0.5), tmp_path / "run", resume=True)
+    run(replace(RECIPE, epochs=1), tmp_path / "run", resume=True)
 
 
 def test_a_run_starts_from_given_weights(whole_run, tmp_path):
@@ -724,6 +737,8 @@ def test_a_split_that_cannot_be_is_refused(samples, validation, message):
         ({"epochs": 1.5}, "epochs=1.5 must be an integer"),
         ({"steps_per_epoch": -1}, "steps_per_epoch=-1 must be"),
         ({"crop": 0}, "crop=0 must be an integer of at least 1"),
+        ({"upright": 1.5}, "upright=1.5 is a share of views: give a number from 0"),
+        ({"upright": "half"}, "upright='half' is a share of views"),
         ({"crop": 100}, "crop=100 must be a multiple of 16"),
         ({"schedule": "plateau", "validation": 0}, "needs images held out"),
         ({"early_stopping": 3, "validation": 0}, "needs images held out"),

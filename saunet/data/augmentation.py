@@ -65,11 +65,15 @@ def thirteen_copies(sample, seed):
     return [sample, *flips, *rotations, *colours, *noises]
 
 
-def random_view(image, vessels, size, rng, *, whole=False):
+def random_view(image, vessels, size, rng, *, whole=False, upright=0.0):
     """Returns a random crop of a photograph, moved and coloured at random.
 
     Rotation by any angle, flips, scale 0.75 to 1.33, then gain and gamma per
     channel and, for half of the views, Gaussian noise.
+
+    Such a view is interpolated, and its frame lies askew. What a network meets at the
+    test is neither: the pixels of the camera, and a frame whose rows may differ from
+    the padding. An upright view is of that kind.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
@@ -77,11 +81,13 @@ def random_view(image, vessels, size, rng, *, whole=False):
         size: `(h, w)` of the view in pixels.
         rng: `numpy.random.Generator`.
         whole: Bool; centre the view on the photograph, scale 0.9 to 1.1.
+        upright: Share of views that are turned by quarter turns and flips alone, at
+            their own scale, moved by whole pixels.
 
     Returns:
         `(h, w, 3)` uint8 and `(h, w)` uint8 in {0, 1}.
     """
-    matrix = _random_affine(image.shape[:2], size, rng, whole)
+    matrix = _random_affine(image.shape[:2], size, rng, whole, upright)
     view = cv2.warpAffine(
         image, matrix, size[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
@@ -95,11 +101,15 @@ def random_view(image, vessels, size, rng, *, whole=False):
     return _random_colour(view, rng), (label > 127).astype(np.uint8)
 
 
-def _random_affine(source, target, rng, whole):
+def _random_affine(source, target, rng, whole, upright=0.0):
     """Returns the 2x3 matrix from view to photograph, in (x, y)."""
     angle = rng.uniform(0, 2 * np.pi)
     limit = np.log(1.1 if whole else 4 / 3)
     scale = np.exp(rng.uniform(-limit, limit))
+    # No draw where none is wanted: a seed gives the views that it always gave.
+    upright = upright > 0 and rng.random() < upright
+    if upright:
+        angle, scale = np.pi / 2 * rng.integers(4), 1.0
     flip = rng.choice([-1, 1])
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     linear = np.array([[cos * flip, -sin], [sin * flip, cos]])
@@ -109,6 +119,9 @@ def _random_affine(source, target, rng, whole):
         reach = np.maximum(np.array(source[::-1]) - target[::-1], 0) / 2
         centre = centre + rng.uniform(-1, 1, 2) * reach
     offset = centre - linear @ ((np.array(target[::-1]) - 1) / 2)
+    if upright:
+        # Pixels onto pixels; unturned and whole, it is `pad(..., "centered")`.
+        linear, offset = np.rint(linear), np.ceil(np.round(offset, 6))
     return np.column_stack([linear, offset])
 
 

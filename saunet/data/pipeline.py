@@ -12,7 +12,7 @@ from saunet.data.augmentation import random_view
 from saunet.data.padding import pad, padded_size
 
 
-def random_batches(samples, *, crop, batch_size, seed, start=0):
+def random_batches(samples, *, crop, batch_size, seed, upright=0.0, start=0):
     """Yields batches of random views.
 
     Each batch takes the next samples of a list that is reshuffled whenever it is
@@ -23,6 +23,7 @@ def random_batches(samples, *, crop, batch_size, seed, start=0):
         crop: Side of a view in pixels, or `None` for whole padded photographs.
         batch_size: Integer.
         seed: Integer.
+        upright: Share of views that are not interpolated; see `random_view`.
         start: Number of the first batch.
 
     Yields:
@@ -34,9 +35,9 @@ def random_batches(samples, *, crop, batch_size, seed, start=0):
         for place in range(batch * batch_size, (batch + 1) * batch_size):
             sample = samples[_shuffled(place, len(samples), seed)]
             rng = np.random.default_rng([seed, 1, place])
-            views.append(
-                random_view(sample.image, sample.vessels, size, rng, whole=not crop)
-            )
+            pair = sample.image, sample.vessels
+            view = random_view(*pair, size, rng, whole=not crop, upright=upright)
+            views.append(view)
         yield to_arrays(views)
 
 

@@ -789,12 +789,6 @@ def _recipe(args):
         for name in ("epochs", "batch_size", "seed", "start_from")
         if getattr(args, name) is not None
     }
-    if args.model not in (None, recipe.model):
-        # The options belong to the recipe's own network.
-        changes |= {"model": args.model, "model_kwargs": {}}
-    elif args.model is None and args.start_from:
-        known = find_weights(args.start_from)[1]
-        changes |= {k: known[k] for k in ("model", "model_kwargs") if k in known}
     if args.mixed_precision:
         changes["precision"] = "mixed_bfloat16"  # needs no loss scaling
     types = {field.name: field.type for field in dataclasses.fields(recipe)}
@@ -804,7 +798,14 @@ def _recipe(args):
             raise InputError(f"--set {assignment}: expected FIELD=VALUE")
         _lookup("recipe field", name, types)
         changes[name] = _typed(name, text, types[name])
-    return recipe_with(recipe, **changes)
+    network = {}
+    if args.model not in (None, recipe.model):
+        # The options belong to the recipe's own network.
+        network = {"model": args.model, "model_kwargs": {}}
+    elif args.model is None and changes.get("start_from"):
+        known = find_weights(changes["start_from"])[1]
+        network = {k: known[k] for k in ("model", "model_kwargs") if k in known}
+    return recipe_with(recipe, **network | changes)
 
 
 def _typed(name, text, kind):

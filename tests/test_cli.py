@@ -335,9 +335,12 @@ def test_train_follows_its_options(capsys, monkeypatch):
 
 
 def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
-    start = ("--start-from", "sa_unet_drive")
-    recipe = train_recipe(capsys, monkeypatch, *start)["recipe"]
-    assert (recipe.start_from, recipe.model) == ("sa_unet_drive", "sa_unet")
+    for start in (
+        ("--set", "start_from=sa_unet_drive"),
+        ("--start-from", "sa_unet_drive"),
+    ):
+        recipe = train_recipe(capsys, monkeypatch, *start)["recipe"]
+        assert (recipe.start_from, recipe.model) == ("sa_unet_drive", "sa_unet")
     recipe = train_recipe(capsys, monkeypatch, *start, "--model", "rsan")["recipe"]
     assert (recipe.start_from, recipe.model) == ("sa_unet_drive", "rsan")
 

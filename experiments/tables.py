@@ -33,7 +33,6 @@ from runner import (
 
 from saunet.data.datasets import DATASETS
 from saunet.data.images import write_bytes
-from saunet.evaluation import POOLINGS, REGIONS
 from saunet.models import FACTS
 from saunet.training import stored_recipe
 from saunet.weights import CARD
@@ -97,32 +96,53 @@ def replace_block(text, block):
 # ------------------------------------------------------------------ README
 
 
+# All four, and the other scores of each, are in docs/results.md.
+IN_README = (("fov", "pooled"), ("frame", "pooled"), ("frame", "mean"))
+
+
 def readme_block(results):
     """Returns README's tables: the shipped weights, and others' maps beside them."""
     parts = []
+    heads = [""]
+    for region, pooling in IN_README:
+        heads += [f"F1, {region} {pooling}", "AUC"]
     for dataset in DATASETS:
         lines = []
         for (paper, name), records in results.items():
             if name == dataset and paper in PAPERS:
                 for record in shipped(records, name):
-                    lines += _protocol_lines(paper, dataset, record, theirs=True)
+                    lines += _readme_lines(paper, dataset, record)
         if not lines:
             continue
         for record in results.get(("others", dataset), ()):
-            lines += _protocol_lines("others", dataset, record)
-        order = [(region, pooling) for region in REGIONS for pooling in POOLINGS]
-        lines.sort(key=lambda line: order.index((line[1], line[2])))
-        heads = ("", "region", "pooling", *HEADS)
+            lines += _readme_lines("others", dataset, record)
         images = len(DATASETS[dataset].test)
         counted = f"the {images} test images"
         counted = counted if images else "the 4 test images of a fold; observer: all 20"
-        parts += [
-            f"### {DATASETS[dataset].title}, {counted}",
-            "",
-            table(heads, lines, 3),
-        ]
-        parts.append("")
+        parts.append(f"### {DATASETS[dataset].title}, {counted}\n")
+        parts.append(table(heads, lines, 1) + "\n")
     return "\n".join([*parts, *_shipped_sentences(results)])
+
+
+def _readme_lines(paper, dataset, record):
+    """Returns the record's line and, under a network's, that of its published row."""
+    scores = {(s["region"], s["pooling"]): s for s in record["scores"]}
+    columns = ("f1",) if record.get("binary") else ("f1", "auc")
+    lines = [[_name(paper, dataset, record), *_readme_cells(scores, columns)]]
+    entries = published(paper).get((dataset, label(record)), [])
+    scores = {(e["region"], e["pooling"]): e for e in entries}
+    if record["views"] == 1 and paper in PAPERS and scores.keys() & set(IN_README):
+        cells = _readme_cells(scores, ("f1", "auc"))
+        lines.append([f"{record['row']}, published", *cells])
+    return lines
+
+
+def _readme_cells(scores, columns):
+    return [
+        _number(scores.get(protocol, {}).get(column) if column in columns else None)
+        for protocol in IN_README
+        for column in ("f1", "auc")
+    ]
 
 
 def _shipped_sentences(results):
@@ -154,24 +174,9 @@ def is_shipped(record, dataset):
     return all(f1[s["region"], s["pooling"]] == s["f1"] for s in record["scores"])
 
 
-def _protocol_lines(paper, dataset, record, *, theirs=False):
-    """Returns a line of cells for each protocol, and the published ones of the row."""
-    entries = published(paper).get((dataset, label(record)), []) if theirs else []
-    name = f"`{weights_name(record, dataset)}`"
-    name = record["title"] if paper == "others" else name
-    name += with_views(record["views"])
-    lines = []
-    for score in record["scores"]:
-        cells = [_number(score[column]) for column in COLUMNS]
-        if record.get("binary"):
-            cells[COLUMNS.index("auc")] = ""
-        lines.append([name, score["region"], score["pooling"], *cells])
-    for entry in entries if record["views"] == 1 else ():
-        if entry["region"]:
-            cells = [_number(entry.get(column)) for column in COLUMNS]
-            title = f"{record['row']}, published"
-            lines.append([title, entry["region"], entry["pooling"], *cells])
-    return lines
+def _name(paper, dataset, record):
+    title = record["title"] if paper == "others" else None
+    return (title or f"`{weights_name(record, dataset)}`") + with_views(record["views"])
 
 
 # ------------------------------------------------------------------ docs/results.md
@@ -336,10 +341,14 @@ def _over_folds(records):
 def _all_protocols(paper, dataset, records):
     lines = []
     for record in records:
-        for line in _protocol_lines(paper, dataset, record):
-            recipe = record["recipe_name"] or ""
-            recipe += f", seed {record['seed']}" if recipe else ""
-            lines.append([line[0], recipe, *line[1:]])
+        recipe = record["recipe_name"] or ""
+        recipe += f", seed {record['seed']}" if recipe else ""
+        start = [_name(paper, dataset, record), recipe]
+        for score in record["scores"]:
+            cells = [_number(score[column]) for column in COLUMNS]
+            if record.get("binary"):
+                cells[COLUMNS.index("auc")] = ""
+            lines.append([*start, score["region"], score["pooling"], *cells])
     heads = ("", "recipe", "region", "pooling", *HEADS)
     return table(heads, lines, 4)
 

@@ -520,8 +520,12 @@ def _spatial_attention(graph, layer, x):
 
 
 def _cross_scale_attention(graph, layer, inputs):
+    # A sum of maps of two channels, one of them 0 each: OpenVINO fuses it, while it
+    # joins maps of one channel by its slow reference code.
+    places = np.eye(2, dtype=np.float32).reshape(2, 1, 2, 1, 1)
     means = [graph.op("ReduceMean", x, (1,)) for x in inputs]
-    attention = _conv_active(graph, layer.conv, graph.op("Concat", *means, axis=1))
+    pair = [graph.op("Mul", *one) for one in zip(means, places, strict=True)]
+    attention = _conv_active(graph, layer.conv, graph.op("Add", *pair))
     return graph.op("Mul", inputs[0], attention)
 
 

@@ -80,7 +80,9 @@ def load_results(folder=RESULTS):
     for path in sorted(Path(folder).glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         assert path.stem == f"{content['paper']}_{content['dataset']}", path
-        found[content["paper"], content["dataset"]] = content["rows"]
+        # As they were trained, but for folds, which may come in any order.
+        rows = sorted(content["rows"], key=lambda record: record["fold"] or 0)
+        found[content["paper"], content["dataset"]] = rows
     return found
 
 
@@ -324,11 +326,10 @@ def _compared(group, protocol, entry):
 def _over_folds(records):
     """Returns a line for each recipe and seed whose folds are all there."""
     lines = []
-    folds = {r["fold"] for r in records if r["fold"] is not None}
     for (recipe, views), group in _by_recipe(records).items():
         for seed in sorted({r["seed"] for r in group}):
             parts = [r for r in group if r["seed"] == seed]
-            if folds and {r["fold"] for r in parts} == set(range(5)):
+            if _all_folds(parts):
                 images = [i for r in parts for i in r["per_image"]["frame"]]
                 means = [np.mean([i[c] for i in images]) for c in ("f1", "auc")]
                 what = recipe + with_views(views)
@@ -399,12 +400,29 @@ def _difference_lines(results, dataset):
 
 
 def _comparable(paper, records):
-    """Returns `(name, record)` of one seed and view of each row."""
-    return [
-        (f"{label(r)}, {r['recipe_name']}" if paper else r["title"], r)
-        for r in records
-        if r["seed"] in (0, None) and r["views"] == 1
-    ]
+    """Returns `(name, record)` of one seed and view of each row.
+
+    The folds of a row are one method, compared on all of their images, once all of
+    them are there.
+    """
+    records = [r for r in records if r["seed"] in (0, None) and r["views"] == 1]
+    found = []
+    for record in records:
+        same = ("row", "recipe_name")
+        folds = [r for r in records if all(r[k] == record[k] for k in same)]
+        if _all_folds(folds):
+            images = [image for r in folds for image in r["per_image"]["fov"]]
+            name = record["row"]
+            record = record | {"fold": None, "per_image": {"fov": images}}
+        else:
+            name = label(record)
+        name = f"{name}, {record['recipe_name']}" if paper else record["title"]
+        found.append((name, record))
+    return list(dict(found).items())
+
+
+def _all_folds(records):
+    return {r["fold"] for r in records} == set(range(5))
 
 
 def _f1_by_image(record):

@@ -523,6 +523,21 @@ def test_five_folds_become_a_mean_over_all_images():
     assert "all 16 images" not in page
 
 
+@pytest.mark.parametrize(("folds", "images"), [(5, [20]), (4, [4] * 4)])
+def test_five_folds_are_compared_as_one_method(folds, images):
+    records = [record_like(fold=fold, f1=0.7 + fold / 100) for fold in range(folds)]
+    pairs = {f"{fold}{i}": 0.6 for fold in range(5) for i in range(4)}
+    human = [{"name": name, "f1": f1} for name, f1 in pairs.items()]
+    other = {"row": "observer", "title": "observer", "seed": None, "views": 1}
+    other |= {"fold": None, "recipe_name": None, "per_image": {"fov": human}}
+    results = {("sa_unet_v2", "stare"): records, ("others", "stare"): [other]}
+    lines = tables._difference_lines(results, "stare")
+    assert [int(line[2]) for line in lines] == images
+    if folds == 5:
+        assert lines[0][:2] == ["sa_unet_v2, budget", "observer"]
+        assert lines[0][3] == "+0.1200"
+
+
 def test_curves_end_where_the_losses_do():
     text = tables.curves({"a": {"loss": [1.0, 0.5]}})
     (line,) = [x for x in text.splitlines() if x.startswith("<polyline")]

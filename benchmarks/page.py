@@ -37,8 +37,8 @@ What the numbers say:
 - `Segmenter` takes OpenVINO where it is installed (`pip install 'saunet[openvino]'`),
   else Keras. {default}
 - The stock build allocates much, and its time hangs on how fast the system hands out
-  memory: SA-UNetv2 took 338 ms in one run and 220 in the next, a quarter of an hour
-  later (OpenVINO 96 and 75). The table is of the second run.
+  memory: SA-UNetv2 took 338, 220 and 249 ms in three runs (OpenVINO 96, 75 and 78).
+  The table is of the last one.
 - Of SA-UNetv2 the stock build is the one that is off by 0.0015: its means over a map
   lose digits in float32, ours do not (6e-6 from float64 on DRIVE photographs).
 - In float32 no engine can be faster than the arithmetic, "of limit" 1.00.

@@ -47,7 +47,8 @@ STARE = replace(
 
 ROWS = (
     *(
-        Row(key, title, "drive", replace(PAPER, model=model, loss=loss))
+        # Of the ladder the loss is a step, whatever the recipe.
+        Row(key, title, "drive", replace(PAPER, model=model, loss=loss), {"loss": loss})
         for key, model, title, loss in LADDER
     ),
     *(

@@ -229,11 +229,11 @@ each image, the recipe, the versions and the device; published ones are in
 `experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
 trained yet has no score. The three recipes: `paper`, the authors' settings; `budget`,
 one to four hours on two CPU cores, the same computation for every network, each with
-the loss of its paper; `best`, for a GPU. What a run had otherwise stands behind its
-recipe. The threshold is 0.5 for all; the test images choose nothing. "8 views": the
-mean over an image's flips and quarter turns, which is `--tta`. The `difference` is ours
-minus the published score, by the protocol that was published; where the source does
-not say by which protocol, there is none.
+the loss of its paper; `best`, ours, twice as long. What a run had otherwise stands
+behind its recipe. The threshold is 0.5 for all; the test images choose nothing.
+"8 views": the mean over an image's flips and quarter turns, which is `--tta`. The
+`difference` is ours minus the published score, by the protocol that was published;
+where the source does not say by which protocol, there is none.
 
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
 weights on their test images, an archive of them for a release, and a picture of the

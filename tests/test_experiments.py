@@ -135,6 +135,18 @@ def test_a_row_has_three_recipes_of_its_network(paper, row):
     assert runner.estimate_hours(row.recipe("budget"), row.dataset) < 4
 
 
+@each_row
+def test_the_best_recipe_is_the_budget_twice_over(paper, row):
+    """By our loss, but where the loss is what a row of the paper is about."""
+    budget, best = (row.recipe(name) for name in ("budget", "best"))
+    assert best.epochs == 2 * budget.epochs
+    assert best.whole_epochs == 2 * budget.whole_epochs
+    assert best.steps_per_epoch == budget.steps_per_epoch
+    assert best.upright == 0.5
+    ladder = paper == "sa_unet_v2" and row.dataset == "drive"
+    assert best.loss == (row.paper.loss if ladder else "bce_mcc")
+
+
 def test_every_option_of_a_row_is_one_of_its_network():
     options = {
         (row.paper.model, *sorted(recipe.model_kwargs.items()))

@@ -21,6 +21,8 @@ class BatchNormalization(layers.BatchNormalization):
 
     The variance is `E[x**2] - E[x]**2` in float32. Its rounding error, about
     `1e-7 * E[x]**2`, is far below `epsilon` for the activations of a network.
+    Training in bfloat16 on a CPU takes TensorFlow's moments, good to bfloat16's own
+    rounding: `saunet.fused.can_fuse_moments`.
 
     Args:
         momentum: Float in [0, 1), share of the old moving statistics that a step

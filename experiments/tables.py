@@ -123,7 +123,10 @@ def readme_block(results):
         counted = counted if images else "the 4 test images of a fold; observer: all 20"
         parts.append(f"### {DATASETS[dataset].title}, {counted}\n")
         parts.append(table(heads, lines, 1) + "\n")
-    return "\n".join([*parts, *_shipped_sentences(results)])
+    parts.append("### How the shipped weights were trained\n")
+    heads = ("weights", "recipe", "device", "training images", "seed", "hours")
+    parts.append(table(heads, _training_lines(results), 3) + "\n")
+    return "\n".join(parts)
 
 
 def _readme_lines(paper, dataset, record):
@@ -147,17 +150,17 @@ def _readme_cells(scores, columns):
     ]
 
 
-def _shipped_sentences(results):
+def _training_lines(results):
+    """Returns a line for each of the shipped weights: how it was trained."""
+    lines = []
     for (paper, dataset), records in results.items():
         for record in shipped(records, dataset) if paper in PAPERS else ():
             if record["views"] == 1:
-                name = weights_name(record, dataset)
-                yield (
-                    f"`{name}`: recipe `{record['recipe_name']}`, "
-                    f"seed {record['seed']}, {record['hours']} hours on "
-                    f"{record['device']}; {len(record['images'])} training images."
-                )
-                yield ""
+                name = f"`{weights_name(record, dataset)}`"
+                facts = (len(record["images"]), record["seed"], record["hours"])
+                start = [name, f"`{record['recipe_name']}`", record["device"]]
+                lines.append([*start, *map(str, facts)])
+    return lines
 
 
 def shipped(records, dataset):

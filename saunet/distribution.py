@@ -27,8 +27,9 @@ def data_parallel(devices, batch_size):
         batch_size: Images a step, over all devices.
 
     Yields:
-        How many devices have a loss of their own, whose mean is the batch's: divide
-        each by that. 1 where the backend computes one loss of the whole batch.
+        How many devices share a batch, and how many of them have a loss of their own,
+        whose mean is the batch's: divide each by that. That is 1 where the backend
+        computes one loss of the whole batch.
 
     Raises:
         InputError: another word, or the batch cannot be shared out evenly.
@@ -37,7 +38,7 @@ def data_parallel(devices, batch_size):
         raise InputError(f"devices={devices!r}: expected {' or '.join(DEVICES)}")
     names = keras.distribution.list_devices() if devices == "all" else []
     if len(names) < 2:
-        yield 1
+        yield 1, 1
         return
     if batch_size % len(names):
         raise InputError(
@@ -48,11 +49,11 @@ def data_parallel(devices, batch_size):
         import tensorflow as tf
 
         with tf.distribute.MirroredStrategy(names).scope():
-            yield len(names)
+            yield len(names), len(names)
         return
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
     try:
-        yield 1
+        yield len(names), 1
     finally:
         keras.distribution.set_distribution(before)

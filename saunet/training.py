@@ -65,8 +65,9 @@ class Recipe:
         placement: Padding of whole photographs, "centered" or "bottom_right".
         batch_size: Images a step.
         whole_epochs: With a `crop`, how many of the last epochs see whole
-            photographs instead, `batch_size // 4` a step. GroupNorm's statistics
-            are those of the image it sees: crops alone teach other ones.
+            photographs instead, `batch_size // 4` a step, or one for each device
+            where these are more. GroupNorm's statistics are those of the image it
+            sees: crops alone teach other ones.
         epochs: Number of epochs.
         steps_per_epoch: Steps an epoch; `None` for one pass over the samples.
         optimizer: "adam" or "adamw".
@@ -135,6 +136,25 @@ class Recipe:
                 raise InputError(
                     f"recipe field {name}={value!r} must be an integer of at least 1"
                 )
+        for name, most in (("whole_epochs", self.epochs), ("seed", None)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0 or (most and value > most):
+                bound = f"to {most}, the epochs" if most else "on"
+                raise InputError(
+                    f"recipe field {name}={value!r} must be an integer from 0 {bound}"
+                )
+        if not self.learning_rates or not all(
+            _are_numbers(pair, 2) for pair in self.learning_rates
+        ):
+            raise InputError(
+                f"recipe field learning_rates={self.learning_rates!r} must be pairs of "
+                "epochs and rate, such as ((100, 1e-3), (50, 1e-4))"
+            )
+        if not _are_numbers(self.plateau, 3):
+            raise InputError(
+                f"recipe field plateau={self.plateau!r} must be factor, patience and "
+                "lowest rate, such as (0.5, 10, 1e-6)"
+            )
         if not isinstance(self.upright, int | float) or not 0 <= self.upright <= 1:
             raise InputError(
                 f"recipe field upright={self.upright!r} is a share of views: give a "
@@ -148,6 +168,15 @@ class Recipe:
                 "a recipe with schedule=plateau or early_stopping needs images held "
                 "out: set validation to a number or to names"
             )
+
+
+def _are_numbers(values, count):
+    """Returns whether these are so many positive numbers."""
+    return (
+        isinstance(values, tuple | list)
+        and len(values) == count
+        and all(isinstance(v, int | float) and v > 0 for v in values)
+    )
 
 
 # 1.7 hours on 2 shared CPU cores; see weights/sa_unet_v2_drive.
@@ -252,12 +281,13 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
             on, another recipe, or a batch that the devices cannot share.
         RunError: The loss is no longer a number.
     """
-    with data_parallel(devices, recipe.batch_size) as losses, ExitStack() as held:
-        return _train(recipe, samples, Path(out_dir), resume, progress, losses, held)
+    with data_parallel(devices, recipe.batch_size) as shares, ExitStack() as held:
+        return _train(recipe, samples, Path(out_dir), resume, progress, shares, held)
 
 
-def _train(recipe, samples, out_dir, resume, progress, losses, held):
-    """As `train`; `losses` is how many devices have a loss, `held` gets the lock."""
+def _train(recipe, samples, out_dir, resume, progress, shares, held):
+    """As `train`; `shares` is what `data_parallel` yields, `held` gets the lock."""
+    devices, losses = shares
     training, held_out = split(samples, recipe.validation, recipe.seed)
     description = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
@@ -292,7 +322,8 @@ def _train(recipe, samples, out_dir, resume, progress, losses, held):
         run.write_hours()
         optimizer.finalize_variable_values(model.trainable_variables)
         return model
-    for end, batches_from, start in _stages(recipe, training, steps, run.epochs_done):
+    stages = _stages(recipe, training, steps, run.epochs_done, devices)
+    for end, batches_from, start in stages:
         batches = _Batches(batches_from, start, len(model.outputs))
         # A fresh trace a stage: TensorFlow would reuse one with unknown sizes, and
         # a resumed run, which never saw the first stage, would differ in rounding.
@@ -638,10 +669,11 @@ class _Batches(keras.utils.PyDataset):
             yield x, y if self.outputs == 1 else (y,) * self.outputs
 
 
-def _stages(recipe, samples, steps, done):
+def _stages(recipe, samples, steps, done, devices):
     """Yields `(last epoch, batches, first batch)`: one stage, or crops and then whole.
 
-    `batches` is a function of `start` that returns a generator.
+    `batches` is a function of `start` that returns a generator, whose batches can be
+    shared out to the devices.
     """
     if recipe.augmentation != "random":
         batches = partial(
@@ -650,6 +682,7 @@ def _stages(recipe, samples, steps, done):
             batch_size=recipe.batch_size,
             placement=recipe.placement,
             seed=recipe.seed,
+            multiple=devices,
         )
         yield recipe.epochs, batches, done * steps
         return
@@ -659,7 +692,7 @@ def _stages(recipe, samples, steps, done):
         batches = partial(views, crop=recipe.crop, batch_size=recipe.batch_size)
         yield switch, batches, done * steps
     if switch < recipe.epochs:
-        batch_size = max(1, recipe.batch_size // 4)
+        batch_size = -(-max(1, recipe.batch_size // 4) // devices) * devices
         batches = partial(views, crop=None, batch_size=batch_size)
         yield recipe.epochs, batches, max(done, switch) * steps
 

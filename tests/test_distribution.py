@@ -47,7 +47,7 @@ training.build_model = toy_network
 training._tensorboard = lambda folder: []
 samples = [fundus_like(32, 32, seed=i, name=n) for i, n in enumerate("abc")]
 recipe = training.Recipe(
-    "sa_unet", crop=16, batch_size=4, epochs=3, whole_epochs=0, steps_per_epoch=2,
+    "sa_unet", crop=16, batch_size=8, epochs=3, whole_epochs=1, steps_per_epoch=2,
     # Unlike Adam's, its steps grow with the gradient: a wrong scale would show.
     loss="bce", clip_norm=None, learning_rates=((3, 0.5),), ema=0.5, validation=1,
 )
@@ -75,6 +75,14 @@ assert keras.distribution.distribution() is None
 training.train(
     recipe, samples, folder + "/all", progress=False, devices="all", resume=True
 )
+# one whole photograph a step, and a last batch of one copy, are no shares of two
+few = training.recipe_with(recipe, batch_size=4, epochs=1, whole_epochs=1)
+training.train(few, samples, folder + "/few", progress=False, devices="all")
+copies = training.recipe_with(
+    recipe, augmentation="none", crop=None, whole_epochs=0, epochs=1, batch_size=2,
+    steps_per_epoch=None, validation=0,
+)
+training.train(copies, samples, folder + "/copies", progress=False, devices="all")
 odd = training.recipe_with(recipe, batch_size=3)
 try:
     training.train(odd, samples, folder + "/odd", progress=False, devices="all")
@@ -114,5 +122,5 @@ def test_another_word_is_refused():
 
 
 def test_one_device_changes_nothing():
-    with data_parallel("one", 3) as losses:
-        assert losses == 1
+    with data_parallel("one", 3) as shares:
+        assert shares == (1, 1)

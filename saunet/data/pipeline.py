@@ -41,11 +41,14 @@ def random_batches(samples, *, crop, batch_size, seed, upright=0.0, start=0):
         yield to_arrays(views)
 
 
-def fixed_batches(samples, *, batch_size, seed, placement="centered", start=0):
+def fixed_batches(
+    samples, *, batch_size, seed, placement="centered", multiple=1, start=0
+):
     """Yields batches of whole padded photographs, reshuffled each time round.
 
     The last batch of a round is smaller when `batch_size` does not divide the
-    number of samples, as in Keras's own `fit`.
+    number of samples, as in Keras's own `fit`. It is filled up to a `multiple` with
+    the first samples of its round.
 
     Args and yields: as `random_batches`, with the `placement` of `padding.pad`.
     """
@@ -56,9 +59,11 @@ def fixed_batches(samples, *, batch_size, seed, placement="centered", start=0):
     ]
     per_round = -(-len(samples) // batch_size)
     for batch in count(start):
-        first = batch // per_round * len(samples) + batch % per_round * batch_size
-        last = min(first + batch_size, (batch // per_round + 1) * len(samples))
-        places = range(first, last)
+        begin = batch // per_round * len(samples)
+        first = begin + batch % per_round * batch_size
+        last = min(first + batch_size, begin + len(samples))
+        lacking = -(last - first) % multiple
+        places = [*range(first, last), *(begin + i for i in range(lacking))]
         yield to_arrays([views[_shuffled(p, len(samples), seed)] for p in places])
 
 

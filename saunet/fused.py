@@ -8,6 +8,7 @@ where XLA fuses by itself), and nothing but rounding differs.
 """
 
 import functools
+import itertools
 
 import keras
 from keras import ops
@@ -46,6 +47,31 @@ def _on_tensorflow_cpu():
 
     # On a GPU the operation hands its gradient other numbers than the variance.
     return not tf.config.list_physical_devices("GPU")
+
+
+def known_sizes(batches):
+    """Returns batches of one size for `fit`, such that layers know their number.
+
+    Keras leaves it open for a generator, and `can_fuse_images` wants it.
+
+    Args:
+        batches: Generator of `(x, y)`, arrays or tuples of them, all of one size.
+
+    Returns:
+        What `keras.Model.fit` takes: a `tf.data.Dataset`, or the generator itself
+        where nothing is fused.
+    """
+    if not _on_tensorflow_cpu():
+        return batches
+    import tensorflow as tf
+
+    first = next(batches)
+    return tf.data.Dataset.from_generator(
+        lambda: itertools.chain([first], batches),
+        output_signature=tf.nest.map_structure(
+            lambda array: tf.TensorSpec(array.shape, array.dtype), first
+        ),
+    )
 
 
 def silu(x):

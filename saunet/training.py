@@ -35,6 +35,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from saunet import fused
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view
@@ -328,8 +329,12 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         # A fresh trace a stage: TensorFlow would reuse one with unknown sizes, and
         # a resumed run, which never saw the first stage, would differ in rounding.
         model.make_train_function(force=True)
+        if losses == 1:
+            batches = batches.all()
+            if recipe.augmentation == "random":
+                batches = fused.known_sizes(batches)
         model.fit(
-            batches if losses > 1 else batches.all(),
+            batches,
             steps_per_epoch=steps,
             initial_epoch=run.epochs_done,
             epochs=end,

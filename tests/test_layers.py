@@ -717,6 +717,21 @@ def test_silu_and_its_gradient(dtype, digits, fuse, monkeypatch):
     np.testing.assert_allclose(slope, s * (1 + x * (1 - s)), atol=2 * digits)
 
 
+@on_tensorflow
+@pytest.mark.parametrize("kind", [BatchNormalization, GroupNormalization])
+def test_a_scale_is_not_rounded_to_bfloat16(kind):
+    """1.003 would be 1: the rounding of single pixels averages out, this does not."""
+    x = generator("x").standard_normal((2, 48, 48, 8)).astype("float32")
+    layer = kind(dtype="mixed_bfloat16")
+    layer.build(x.shape)
+    sums = []
+    for scale in (1, 1.003):
+        layer.gamma.assign(np.full(8, scale))
+        y = ops.cast(layer(x, training=True), "float32")
+        sums.append(float(ops.sum(ops.abs(y))))
+    assert sums[1] / sums[0] == pytest.approx(1.003, abs=3e-4)
+
+
 def test_batch_normalization_does_not_train_what_is_frozen():
     ours, stock = batch_norms(6)
     x = generator("x").standard_normal((2, 5, 4, 6)).astype("float32")

@@ -44,10 +44,13 @@ class GroupNormalization(layers.Layer):
                 f"`groups` must divide the number of channels. Received: "
                 f"groups={self.groups}, input_shape={tuple(input_shape)}."
             )
+        # In float32 under every dtype policy, as Keras keeps them.
         self.gamma = self.add_weight(
-            name="gamma", shape=(channels,), initializer="ones"
+            name="gamma", shape=(channels,), initializer="ones", autocast=False
         )
-        self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros")
+        self.beta = self.add_weight(
+            name="beta", shape=(channels,), initializer="zeros", autocast=False
+        )
         self.built = True
 
     def call(self, inputs, training=False):

@@ -212,10 +212,10 @@ def predict(args):
 def convert(args):
     """Write weights for Keras 3 or Keras 2."""
     load_framework()
-    from saunet.inference import load_segmenter
+    from saunet.inference import load_segmenter, network_of
     from saunet.weights import save_weights
 
-    model = load_segmenter(args.weights, args.model).model
+    model = network_of(load_segmenter(args.weights, args.model))
     save_weights(model, args.out, file_format=args.format)
     line = f"{args.out} written, {args.format} format"
     _print_done(args, {"written": args.out, "format": args.format}, line)
@@ -226,7 +226,7 @@ def export(args):
     load_framework()
     from saunet.inference import export_segmenter, load_segmenter
 
-    segmenter = load_segmenter(args.weights, args.model, engine="keras")
+    segmenter = load_segmenter(args.weights, args.model)
     difference = export_segmenter(
         segmenter, args.out, args.format, calibration=args.int8
     )
@@ -619,7 +619,7 @@ def _parser():
     _output_options(sub)
 
     sub = verb(convert)
-    _weights_options(sub)
+    _weights_options(sub, files="or an .h5 file")
     sub.add_argument("--out", required=True, metavar="FILE", help="file to write")
     sub.add_argument(
         "--format",
@@ -630,7 +630,7 @@ def _parser():
     _output_options(sub)
 
     sub = verb(export)
-    _weights_options(sub)
+    _weights_options(sub, files="or an .h5 file")
     sub.add_argument(
         "--out", required=True, metavar="PATH", help="file or folder to write"
     )
@@ -654,12 +654,12 @@ def _json_option(sub):
     sub.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
-def _weights_options(sub):
+def _weights_options(sub, *, files="an .h5 or exported .onnx file"):
     sub.add_argument(
         "--weights",
         required=True,
         metavar="NAME_OR_H5",
-        help="a shipped name, a run or card's folder, an .h5 or exported .onnx file",
+        help=f"a shipped name, a run or card's folder, {files}",
     )
     sub.add_argument(
         "--model", metavar="M", help="the network that an .h5 file belongs to"

@@ -456,6 +456,16 @@ def _load_onnx(path, model, engine="auto", precision="float32", threads=None):
     )
 
 
+def network_of(segmenter):
+    """Returns the `keras.Model` of a segmenter; InputError where it is exported."""
+    if segmenter.model is None:
+        raise InputError(
+            f"{segmenter.name} is an exported network already: give the weights that "
+            f"it was exported from"
+        )
+    return segmenter.model
+
+
 def export_segmenter(segmenter, path, file_format, *, calibration=None):
     """Writes a segmenter's network for other programs; see `saunet.export.export`.
 
@@ -473,8 +483,7 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
         The largest difference from Keras on a drawn photograph, in [0, 1], or `None`
         where nothing that runs the file is installed.
     """
-    if segmenter.model is None:
-        raise InputError(f"{segmenter.name} is an exported network already")
+    model = network_of(segmenter)
     batches = None
     if calibration is not None:
         batches = [
@@ -482,13 +491,13 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
         ]
     about = {
         "name": segmenter.name,
-        "model": segmenter.model.name,
+        "model": model.name,
         "threshold": segmenter.threshold,
         "padding": segmenter.padding,
         "fov_diameter": segmenter.fov_diameter,
     }
     export(
-        segmenter.model,
+        model,
         path,
         file_format,
         properties={METADATA: json.dumps(about)},
@@ -499,7 +508,7 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
     except InputError:
         return None
     batch = segmenter.prepare(synthetic_fundus(0).image)
-    return float(np.abs(engine(batch) - KerasEngine(segmenter.model)(batch)).max())
+    return float(np.abs(engine(batch) - KerasEngine(model)(batch)).max())
 
 
 def find_images(inputs):

@@ -9,6 +9,7 @@ import pytest
 from helpers import fill_weights, generator
 from keras import layers
 
+from saunet.cli import main
 from saunet.data.synthetic import synthetic_fundus
 from saunet.engines import METADATA, KerasEngine, open_exported, read_metadata
 from saunet.errors import InputError
@@ -209,6 +210,17 @@ def test_a_segmenter_comes_back_from_its_onnx_file(tmp_path, v2):
         load_segmenter(path, "rsan")
     with pytest.raises(InputError, match="exported network already"):
         export_segmenter(back, tmp_path / "again.onnx", "onnx")
+
+
+@pytest.mark.parametrize("verb", ["convert", "export"])
+def test_an_exported_network_has_no_weights_to_write(tmp_path, capsys, v2, verb):
+    path, out = tmp_path / "mine.onnx", tmp_path / "again.weights.h5"
+    export_segmenter(Segmenter(v2), path, "onnx")
+    assert main([verb, "--weights", str(path), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "is an exported network already: give the weights" in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_a_foreign_onnx_file_does_not_say_its_padding(tmp_path, v2):

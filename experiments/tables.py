@@ -71,6 +71,9 @@ def pages(results=None, root=ROOT):
     for (paper, dataset), records in results.items():
         if histories := _histories(records):
             found[root / f"docs/curves_{paper}_{dataset}.svg"] = curves(histories)
+    for dataset in DATASETS:
+        if methods := _shipped_methods(results, dataset):
+            found[root / f"docs/images_{dataset}.svg"] = image_chart(methods)
     return found
 
 
@@ -124,8 +127,9 @@ def readme_block(results):
         parts.append(f"### {DATASETS[dataset].title}, {counted}\n")
         parts.append(table(heads, lines, 1) + "\n")
     parts.append("### How the shipped weights were trained\n")
-    heads = ("weights", "recipe", "device", "training images", "seed", "hours")
-    parts.append(table(heads, _training_lines(results), 3) + "\n")
+    heads = ("weights", "recipe", "loss", "kernels", "device")
+    heads += ("training images", "seed", "hours")
+    parts.append(table(heads, _training_lines(results), 5) + "\n")
     return "\n".join(parts)
 
 
@@ -157,9 +161,10 @@ def _training_lines(results):
         for record in shipped(records, dataset) if paper in PAPERS else ():
             if record["views"] == 1:
                 name = f"`{weights_name(record, dataset)}`"
+                kernels = "float16" if "float16" in record["weights"] else "float32"
                 facts = (len(record["images"]), record["seed"], record["hours"])
-                start = [name, f"`{record['recipe_name']}`", record["device"]]
-                lines.append([*start, *map(str, facts)])
+                start = [name, f"`{record['recipe_name']}`", record["recipe"]["loss"]]
+                lines.append([*start, kernels, record["device"], *map(str, facts)])
     return lines
 
 
@@ -170,13 +175,20 @@ def shipped(records, dataset):
 
 
 def is_shipped(record, dataset):
-    """Returns whether a record's scores are those of a card in `weights/`."""
+    """Returns whether a record is that of a card in `weights/`: run and scores."""
     path = ROOT / "weights" / weights_name(record, dataset) / CARD
     if not path.exists():
         return False
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    f1 = {(s["region"], s["pooling"]): s["f1"] for s in scores}
-    return all(f1[s["region"], s["pooling"]] == s["f1"] for s in record["scores"])
+    card = json.loads(path.read_text(encoding="utf-8"))
+    run = card["training"]
+    theirs = [card["data"]["images"], *(run[name] for name in OF_A_RUN)]
+    scores = [{k: one[k] for k in one if k not in ABOUT} for one in card["scores"]]
+    ours = [record[name] for name in ("images", *OF_A_RUN)]
+    return ours == theirs and scores == record["scores"]
+
+
+OF_A_RUN = ("recipe", "seed", "device", "versions", "commit", "hours")
+ABOUT = ("dataset", "split")
 
 
 def _name(paper, dataset, record):
@@ -198,8 +210,10 @@ def results_page(results):
             f"`experiments/{paper}.py`, which says where each setting is from."
         )
         if costs := _cost_lines(paper):
-            heads = ("network", "source", *COSTS, *(f"published {c}" for c in COSTS))
+            heads = ("network", "published in", *COSTS)
+            heads += tuple(f"published {c}" for c in COSTS)
             parts.append(table(heads, costs, 2))
+        parts += [row["note"] for row in _costs(paper) if row["note"]]
         for dataset in dict.fromkeys(row.dataset for row in module.ROWS):
             records = results.get((paper, dataset), [])
             rows = [row for row in module.ROWS if row.dataset == dataset]
@@ -210,11 +224,21 @@ def results_page(results):
                 parts.append(_all_protocols(paper, dataset, records))
             if _histories(records):
                 parts.append(f"![Training curves](curves_{paper}_{dataset}.svg)")
+            if lost := [r for r in records if r["views"] == 1 and not r["history"]]:
+                names = ", ".join(map(_run_title, lost))
+                parts.append(f"No curve of {names}: the log was not kept.")
     parts.append("## Others, by the same scorer")
     for (paper, dataset), records in results.items():
         if paper == "others":
             parts.append(f"### {DATASETS[dataset].title}")
             parts.append(_all_protocols(paper, dataset, records))
+    parts.append(IMAGES)
+    for dataset in DATASETS:
+        if methods := _shipped_methods(results, dataset):
+            parts.append(f"### {DATASETS[dataset].title}")
+            heads = ("", "best image", "worst image", "F1 of the best", "of the worst")
+            parts.append(table(heads, _extreme_lines(methods), 3))
+            parts.append(f"![F1 of each image](images_{dataset}.svg)")
     parts.append(DIFFERENCES)
     for dataset in DATASETS:
         if lines := _difference_lines(results, dataset):
@@ -227,20 +251,29 @@ INTRODUCTION = """# Results
 
 <!-- rendered by `python experiments/tables.py`; edit nothing on this page -->
 
-Every number is read from `experiments/results/*.json`, which also holds the scores of
+Every score is read from `experiments/results/*.json`, which also holds the scores of
 each image, the recipe, the versions and the device; published ones are in
 `experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
-trained yet has no score. The three recipes: `paper`, the authors' settings; `budget`,
-one to four hours on two CPU cores, the same computation for every network, each with
-the loss of its paper; `best`, ours, twice as long. What a run had otherwise stands
-behind its recipe. The threshold is 0.5 for all; the test images choose nothing.
+trained yet has no score. The threshold is 0.5 for all; the test images choose nothing.
 "8 views": the mean over an image's flips and quarter turns, which is `--tta`. The
 `difference` is ours minus the published score, by the protocol that was published;
 where the source does not say by which protocol, there is none.
 
+There are three recipes. `paper`: the authors' settings. `budget`, one to four hours on
+two CPU cores: the recipe `cpu` of `saunet train` (AdamW, one cycle, random views,
+DropBlock 0.1) with the loss of the paper; a larger network gets fewer steps, a fold of
+STARE half the batch. `best`, ours: twice as long, half of the views upright, BCE and
+MCC. What a run had otherwise stands behind its recipe.
+
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
 weights on their test images, an archive of them for a release, and a picture of the
 best and the worst image. No photograph of a data set is part of this repository."""
+
+IMAGES = """## Image by image
+
+F1 inside the field of view of each test image, by the shipped weights, one view, the
+second observer and others' maps; images in the order of the first method's F1. The
+folds of STARE are one method: each image by the network that never saw it."""
 
 DIFFERENCES = """## Which differences are real
 
@@ -254,49 +287,63 @@ trained once each can differ by more than their kind does."""
 COSTS = ("parameters", "trainable", "GFLOPs")
 
 
+def _costs(paper):
+    """Returns the rows of `published_costs.csv` that a paper gives."""
+    with (RESULTS.parent / "published_costs.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["paper"] == paper]
+
+
 def _cost_lines(paper):
     """Returns a line for each network whose cost the paper gives: ours, published."""
     lines = []
-    with (RESULTS.parent / "published_costs.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["paper"] == paper:
-                facts = FACTS[row["key"]]
-                ours = (f"{facts.total:,}", f"{facts.trainable:,}")
-                given = (row["parameters"], row["trainable"], row["gflops"])
-                given = (f"{int(n):,}" if n.isdecimal() else n for n in given)
-                name = f"`{row['key']}`"
-                gflops = f"{facts.gflops:,.3f}"
-                lines.append([name, row["source"], *ours, gflops, *given])
+    for row in _costs(paper):
+        facts = FACTS[row["key"]]
+        ours = (f"{facts.total:,}", f"{facts.trainable:,}", f"{facts.gflops:,.3f}")
+        given = (row["parameters"], row["trainable"], row["gflops"])
+        given = (f"{int(n):,}" if n.isdecimal() else n for n in given)
+        lines.append([f"`{row['key']}`", row["source"], *ours, *given])
     return lines
 
 
 def _paper_table(paper, dataset, rows, records, humans):
-    """Returns the paper's table: ours, published, difference, in its protocol."""
+    """Returns the paper's table: ours, published, difference, by its protocol."""
     theirs = published(paper)
-    heads = ["row", "recipe", "seeds", "protocol", "parameters", "GFLOPs"]
+    entries = [theirs.get((dataset, _row_name(row)), [{}])[0] for row in rows]
+    known = [entry for entry in entries if entry.get("region")]
+    protocol = (known[0]["region"], known[0]["pooling"]) if known else PROTOCOL
+    heads = ["row", "recipe", "seeds", "parameters", "GFLOPs"]
     heads += ["F1", "published", "difference", "AUC", "published", "difference"]
     lines = []
-    for row in rows:
-        name = row.key if row.fold is None else f"{row.key}_fold{row.fold}"
-        entry = theirs.get((dataset, name), [NOTHING_PUBLISHED])[0]
-        protocol = (entry["region"] or "fov", entry["pooling"] or "pooled")
+    for row, entry in zip(rows, entries, strict=True):
         facts = FACTS[row.paper.model]
         costs = [f"{facts.total:,}", f"{facts.gflops:,.3f}"]
         ran = [r for r in records if (r["row"], r["fold"]) == (row.key, row.fold)]
-        title = f"{row.title} (`{name}`)"
+        title = f"{row.title} (`{_row_name(row)}`)"
         for (recipe, views), group in (_by_recipe(ran) or {("", 1): []}).items():
             what = recipe + with_views(views) or "not trained"
             for difference in sorted({d for r in group for d in departures(row, r)}):
                 what += f", `{difference}`"
             seeds = ", ".join(str(r["seed"]) for r in group)
-            start = [title, what, seeds, " ".join(protocol), *costs]
-            lines.append([*start, *_compared(group, protocol, entry)])
+            cells = _compared(group, protocol, entry)
+            lines.append([title, what, seeds, *costs, *cells, entry.get("source", "")])
+    lines += _over_folds(rows, records, protocol)
     for human in (r for r in humans if r.get("binary")):
         # On all images of STARE, whose folds share them out.
-        cells = [_number(find_score(human, *protocol)["f1"]), "", "", "", "", ""]
-        lines.append([human["title"], "", "", " ".join(protocol), "", "", *cells])
-    lines += _over_folds(records)
-    return table(heads, lines, 4)
+        f1 = _number(find_score(human, *protocol)["f1"])
+        lines.append([human["title"], *[""] * 4, f1, *[""] * 6])
+    caption = f"{TITLES[protocol[0]]}, {POOLED[protocol[1]]}"
+    caption += "." if known else "; the protocol of the published scores is not known."
+    return f"{caption}\n\n{table([*heads, 'published in'], lines, 3, 1)}"
+
+
+# Of a table where no protocol was published.
+PROTOCOL = ("fov", "pooled")
+TITLES = {"fov": "Inside the field of view", "frame": "The whole frame"}
+POOLED = {"pooled": "pooled pixels", "mean": "mean of the images"}
+
+
+def _row_name(row):
+    return label({"row": row.key, "fold": row.fold})
 
 
 def departures(row, record):
@@ -311,34 +358,38 @@ def departures(row, record):
     return [f"{k}={then[k]}" for k in now if then[k] != now[k]]
 
 
-NOTHING_PUBLISHED = {"region": "", "pooling": ""}
-
-
 def _compared(group, protocol, entry):
     """Returns ours, published and difference of F1 and of AUC, as cells."""
     cells = []
     for column in ("f1", "auc"):
         values = [find_score(record, *protocol)[column] for record in group]
         known = entry.get(column)
-        comparable = values and known is not None and entry["region"]
-        gap = f"{np.mean(values) - known:+.4f}" if comparable else ""
+        same = (entry.get("region"), entry.get("pooling")) == protocol
+        gap = ""
+        if same and values and known is not None:
+            gap = f"{np.mean(values) - known:+.4f}"
         cells += [_mean(values), _number(known), gap]
     return cells
 
 
-def _over_folds(records):
-    """Returns a line for each recipe and seed whose folds are all there."""
+def _over_folds(rows, records, protocol):
+    """Returns a line for each row, recipe and seed whose folds are all there."""
+    region, pooling = protocol
+    if pooling != "mean":
+        return []  # folds share no pixels, but a mean of all images they have
     lines = []
-    for (recipe, views), group in _by_recipe(records).items():
-        for seed in sorted({r["seed"] for r in group}):
-            parts = [r for r in group if r["seed"] == seed]
-            if _all_folds(parts):
-                images = [i for r in parts for i in r["per_image"]["frame"]]
-                means = [np.mean([i[c] for i in images]) for c in ("f1", "auc")]
-                what = recipe + with_views(views)
-                start = [f"all {len(images)} images", what, str(seed), "frame mean"]
-                f1, auc = map(_number, means)
-                lines.append([*start, "", "", f1, "", "", auc, "", ""])
+    for row in rows:
+        own = [r for r in records if r["row"] == row.key] if row.fold == 0 else []
+        for (recipe, views), group in _by_recipe(own).items():
+            for seed in sorted({r["seed"] for r in group}):
+                parts = [r for r in group if r["seed"] == seed]
+                if _all_folds(parts):
+                    images = [i for r in parts for i in r["per_image"][region]]
+                    f1, auc = (np.mean([i[c] for i in images]) for c in ("f1", "auc"))
+                    what = [recipe + with_views(views), str(seed), "", ""]
+                    title = f"{row.title}, all {len(images)} images"
+                    scores = [_number(f1), "", "", _number(auc), "", "", ""]
+                    lines.append([title, *what, *scores])
     return lines
 
 
@@ -371,20 +422,21 @@ def _difference_lines(results, dataset):
     """Compares the papers' own networks with all, and their rows with them."""
     heads, pairs = [], []
     for paper in PAPERS:
-        ours = _comparable(paper, results.get((paper, dataset), []))
+        ours = _comparable(paper, dataset, results.get((paper, dataset), []))
         key = HEADLINES.get(paper, paper)
         own = [m for m in ours if m[1]["row"] == key]
         heads += own
-        pairs += [(own[0], m) for m in ours if own and m is not own[0]]
-    heads += _comparable("", results.get(("others", dataset), []))
+        pairs += itertools.product(own, [m for m in ours if m not in own])
+    heads += _comparable("", dataset, results.get(("others", dataset), []))
     pairs = [*itertools.combinations(heads, 2), *pairs]
-    seen, found = set(), []
+    found = []
     for (name, one), (other_name, other) in pairs:
         both = [_f1_by_image(one), _f1_by_image(other)]
         shared = [image for image in both[0] if image in both[1]]
-        if (name, other_name) in seen or not shared:
+        recipes = {one["recipe_name"], other["recipe_name"]} - {None}
+        # Networks by one recipe, or one network by two.
+        if not shared or (len(recipes) > 1 and one["row"] != other["row"]):
             continue
-        seen.add((name, other_name))
         values = [[scores[image] for image in shared] for scores in both]
         found.append((name, other_name, paired_bootstrap(*values)))
     adjusted = holm([gap.p for _, _, gap in found])
@@ -402,7 +454,7 @@ def _difference_lines(results, dataset):
     ]
 
 
-def _comparable(paper, records):
+def _comparable(paper, dataset, records):
     """Returns `(name, record)` of one seed and view of each row.
 
     The folds of a row are one method, compared on all of their images, once all of
@@ -419,9 +471,25 @@ def _comparable(paper, records):
             record = record | {"fold": None, "per_image": {"fov": images}}
         else:
             name = label(record)
-        name = f"{name}, {record['recipe_name']}" if paper else record["title"]
+        if paper:
+            row = _row_of(paper, dataset, record)
+            also = "".join(f", `{d}`" for d in departures(row, record))
+            name = f"{name}, {record['recipe_name']}{also}"
+        else:
+            name = record["title"]
         found.append((name, record))
     return list(dict(found).items())
+
+
+def _row_of(paper, dataset, record):
+    """Returns the `Row` of a record; any fold's of folds in one."""
+    (row, *_) = (
+        row
+        for row in importlib.import_module(paper).ROWS
+        if (row.key, row.dataset) == (record["row"], dataset)
+        and record["fold"] in (None, row.fold)
+    )
+    return row
 
 
 def _all_folds(records):
@@ -446,15 +514,82 @@ def holm(p_values):
     return adjusted
 
 
+# ------------------------------------------------------------------ images
+
+
+def _shipped_methods(results, dataset):
+    """Returns `{name: {image: F1}}` of the shipped weights and of others' maps."""
+    methods = {}
+    for (paper, name), records in results.items():
+        if name == dataset and paper in PAPERS:
+            for record in shipped(records, dataset):
+                if record["views"] == 1:
+                    title = f"{record['row']}_{dataset}"
+                    methods.setdefault(title, {}).update(_f1_by_image(record))
+    if methods:
+        for record in results.get(("others", dataset), ()):
+            methods[record["title"]] = _f1_by_image(record)
+    return methods
+
+
+def _extreme_lines(methods):
+    lines = []
+    for name, scores in methods.items():
+        best, worst = max(scores, key=scores.get), min(scores, key=scores.get)
+        lines.append([name, best, worst, *map(_number, (scores[best], scores[worst]))])
+    return lines
+
+
+def image_chart(methods):
+    """Draws the F1 of each image by several methods as SVG text.
+
+    Args:
+        methods: `{name: {image: F1}}`; the first one's images and their order count.
+    """
+    first = next(iter(methods.values()))
+    images = sorted(first, key=first.get)
+    values = [scores[i] for scores in methods.values() for i in images if i in scores]
+    low = np.floor(20 * min(values)) / 20
+    high = np.ceil(20 * max(values)) / 20
+    step = WIDTH / len(images)
+
+    def place(index, value):
+        down = TOP + HEIGHT * (high - value) / (high - low)
+        return f"{LEFT + step * (index + 0.5):.1f}", f"{down:.1f}"
+
+    parts = _grid(low, high)
+    for number, (name, scores) in enumerate(methods.items()):
+        ink = INK[number % len(INK)]
+        for index, image in enumerate(images):
+            if image in scores:
+                x, y = place(index, scores[image])
+                title = f"<title>{name}, {image}: {scores[image]:.4f}</title>"
+                parts.append(
+                    f'<circle cx="{x}" cy="{y}" r="4" fill="{ink}">{title}</circle>'
+                )
+        parts += _key(number, name, f'<circle cx="12" cy="-4" r="4" fill="{ink}"/>')
+    for index, image in enumerate(images):
+        x, _ = place(index, low)
+        parts.append(
+            f'<text x="{x}" y="{TOP + HEIGHT + 18}" font-size="10" '
+            f'text-anchor="middle">{image.removeprefix("im0")}</text>'
+        )
+    return _svg(parts, len(methods))
+
+
 # ------------------------------------------------------------------ curves
 
 
 def _histories(records):
     return {
-        f"{label(r)}, {r['recipe_name']}, seed {r['seed']}": r["history"]
+        _run_title(r): r["history"]
         for r in records
         if r["views"] == 1 and r.get("history")
     }
+
+
+def _run_title(record):
+    return f"{label(record)}, {record['recipe_name']}, seed {record['seed']}"
 
 
 INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -474,13 +609,7 @@ def curves(histories):
     losses = [value for h in histories.values() for one in h.values() for value in one]
     top = max(losses) * 1.02
     longest = max(len(h["loss"]) for h in histories.values())
-    parts = []
-    for tick in range(6):
-        y = TOP + HEIGHT * tick / 5
-        parts.append(
-            f'<path d="M{LEFT} {y:.1f}h{WIDTH}" stroke="#ddd"/><text x="{LEFT - 6}" '
-            f'y="{y + 4:.1f}" text-anchor="end">{top * (1 - tick / 5):.2f}</text>'
-        )
+    parts = _grid(0, top)
     for number, (name, history) in enumerate(histories.items()):
         ink = INK[number % len(INK)]
         for kind, values in history.items():
@@ -493,16 +622,39 @@ def curves(histories):
             parts.append(
                 f'<polyline points="{points}" fill="none" stroke="{ink}"{dashes}/>'
             )
-        y = TOP + HEIGHT + 40 + 16 * number
-        parts.append(
-            f'<path d="M{LEFT} {y - 4}h24" stroke="{ink}"/>'
-            f'<text x="{LEFT + 30}" y="{y}">{name}</text>'
-        )
+        parts += _key(number, name, f'<path d="M0 -4h24" stroke="{ink}"/>')
     parts.append(
         f'<text x="{LEFT + WIDTH}" y="{TOP + HEIGHT + 18}" text-anchor="end">'
         f"epoch {longest}; loss above, of validation dashed</text>"
     )
-    height = TOP + HEIGHT + 40 + 16 * len(histories)
+    return _svg(parts, len(histories))
+
+
+def _grid(low, high):
+    """Returns five lines and their values, from the highest down."""
+    parts = []
+    for tick in range(6):
+        y = TOP + HEIGHT * tick / 5
+        parts.append(
+            f'<path d="M{LEFT} {y:.1f}h{WIDTH}" stroke="#ddd"/><text x="{LEFT - 6}" '
+            f'y="{y + 4:.1f}" text-anchor="end">'
+            f"{low + (high - low) * (5 - tick) / 5:.2f}</text>"
+        )
+    return parts
+
+
+def _key(number, name, mark):
+    """Returns a line below the chart: a mark and what it stands for."""
+    y = TOP + HEIGHT + 40 + 16 * number
+    return [
+        f'<g transform="translate({LEFT} {y})">{mark}</g>'
+        f'<text x="{LEFT + 30}" y="{y}">{name}</text>'
+    ]
+
+
+def _svg(parts, lines):
+    """Returns the whole file, with room for so many lines below the chart."""
+    height = TOP + HEIGHT + 40 + 16 * lines
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 10} '
         f'{height}" font-family="sans-serif" font-size="12" stroke-width="1.5">'
@@ -515,9 +667,10 @@ def curves(histories):
 # ------------------------------------------------------------------ Markdown
 
 
-def table(heads, lines, words):
-    """Returns a Markdown table whose columns after the first `words` are numbers."""
-    rule = ["---"] * words + ["---:"] * (len(heads) - words)
+def table(heads, lines, words, last=0):
+    """Returns a Markdown table: columns of words, of numbers, and `last` of words."""
+    numbers = len(heads) - words - last
+    rule = ["---"] * words + ["---:"] * numbers + ["---"] * last
     return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines))
 
 

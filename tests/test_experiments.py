@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from scipy import stats
 
 from saunet import training
 from saunet.data.datasets import DATASETS
+from saunet.errors import InputError, RunError
+from saunet.evaluation import read_probability
 from saunet.models import FACTS, MODELS, build_model
 from saunet.training import RECIPES, Recipe, stored_recipe
 from saunet.weights import load_weights, read_card
@@ -24,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
 import bootstrap  # noqa: E402
+import maps  # noqa: E402
 import others  # noqa: E402
 import runner  # noqa: E402
 import tables  # noqa: E402
@@ -46,7 +50,8 @@ def test_every_rendered_page_is_what_the_results_say():
 
 def test_no_curve_without_results():
     rendered = {path for path in tables.pages() if path.suffix == ".svg"}
-    assert set((ROOT / "docs").glob("curves_*.svg")) == rendered
+    docs = ROOT / "docs"
+    assert {*docs.glob("curves_*.svg"), *docs.glob("images_*.svg")} == rendered
 
 
 def test_another_number_in_a_file_is_another_page():
@@ -58,6 +63,11 @@ def test_another_number_in_a_file_is_another_page():
     after = tables.pages(results)
     changed = {path.name for path in before if before[path] != after[path]}
     assert changed == {"README.md", "results.md"}
+    for image in results["others", "drive"][0]["per_image"]["fov"]:
+        image["f1"] += 0.01
+    again = tables.pages(results)
+    changed = {path.name for path in after if again[path] != after[path]}
+    assert changed == {"results.md", "images_drive.svg"}
 
 
 def test_the_measured_part_of_readme_has_no_table_outside_the_block():
@@ -195,11 +205,9 @@ def test_a_table_says_in_what_a_run_departs_from_its_recipe():
 
 def test_the_estimate_is_what_was_measured():
     """1.711 hours were; the estimate is from other measurements, of single steps."""
-    record, _ = [
-        r
-        for r in tables.load_results()["sa_unet_v2", "drive"]
-        if runner.label(r) == "sa_unet_v2" and r["seed"] == 0
-    ]
+    key = ("sa_unet_v2", None, "budget", 0, 1)
+    records = tables.load_results()["sa_unet_v2", "drive"]
+    (record,) = [r for r in records if runner.key_of(r) == key]
     estimate = runner.estimate_hours(RECIPES["cpu"], "drive")
     assert estimate == pytest.approx(record["hours"], rel=0.1)
 
@@ -334,6 +342,57 @@ def test_a_dry_run_writes_nothing(toy, capsys):
     assert "sa_unet_v2_drive_paper" in capsys.readouterr().out
 
 
+def test_labels_that_are_absent_are_missed_before_the_training(
+    toy, monkeypatch, capsys
+):
+    unlabelled = [replace(sample, vessels=None) for sample in TEST]
+    parts = {"train": TRAIN, "test": unlabelled}
+    monkeypatch.setattr(runner, "load_dataset", lambda n, d, part, fold: parts[part])
+    assert toy() == 2
+    assert "no labels for 00, 01" in capsys.readouterr().err
+    assert not toy.runs.exists()
+
+
+def test_weights_in_the_way_are_seen_before_the_training(
+    toy, tmp_path, monkeypatch, capsys
+):
+    assert toy() == 0
+    (record,) = rows_in(toy.path)
+    monkeypatch.setattr(runner, "SHIPPED", tmp_path / "weights")
+    place = runner.ship(record, ROW, toy.runs / "sa_unet_v2_drive_paper")
+    assert place == tmp_path / "weights/sa_unet_v2_drive"
+    (toy.runs / "sa_unet_v2_drive_paper").rename(tmp_path / "elsewhere")
+    toy.path.unlink()
+    capsys.readouterr()
+    assert toy("--ship") == 2
+    assert "remove that folder first" in capsys.readouterr().err
+    assert not list(toy.runs.glob("*"))
+    assert toy("--ship", "--seeds", 0, 1) == 2
+    assert "one seed" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_ends_alone(toy, monkeypatch, capsys):
+    real = training.train
+
+    def train(recipe, *args, **kwargs):
+        if recipe.seed == 1:
+            raise RunError("the loss became nan")
+        return real(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "train", train)
+    assert toy("--seeds", 1, 0) == 1
+    out, err = capsys.readouterr()
+    assert err == "error: the loss became nan\n"
+    assert "published" in out
+    assert [row["seed"] for row in rows_in(toy.path)] == [0]
+
+
+def test_rows_that_a_dataset_does_not_have_are_refused(capsys):
+    arguments = ["--dry-run", "--dataset", "stare", "--rows", "unet_32"]
+    assert runner.run("sa_unet_v2", PAPERS["sa_unet_v2"].ROWS, arguments) == 2
+    assert "no row unet_32 of stare" in capsys.readouterr().err
+
+
 def test_an_unknown_row_is_one_line(toy, capsys):
     assert toy("--rows", "sa_nuet") == 2
     assert "no such row; there are sa_unet_v2" in capsys.readouterr().err
@@ -427,6 +486,11 @@ def test_the_comparison_subtracts_only_where_the_protocol_is_known():
     text = runner.comparison([("drive", record)], {("drive", "a"): [known]})
     assert text.splitlines()[1].split()[-4:] == ["f1", "0.8000", "0.8200", "-0.0200"]
     assert len(text.splitlines()) == 2
+    score["mcc"] = None  # of an empty map
+    text = runner.comparison(
+        [("drive", record)], {("drive", "a"): [known | {"mcc": 1}]}
+    )
+    assert text.splitlines()[2].split()[-3:] == ["mcc", "undefined", "1.0000"]
     unknown = {"region": "", "pooling": "", "f1": 0.82}
     text = runner.comparison([("drive", record)], {("drive", "a"): [unknown]})
     assert "0.8200" not in text
@@ -513,6 +577,11 @@ def record_like(row="sa_unet_v2", seed=0, f1=0.8, fold=None):
         "recipe_name": "budget",
         "recipe": json.loads(json.dumps(asdict(found.recipe("budget", seed)))),
         "views": 1,
+        "images": [],
+        "device": "a desk",
+        "versions": {},
+        "commit": None,
+        "hours": 1.5,
         "scores": scores,
         "per_image": {"fov": images, "frame": images},
         "history": {"loss": [0.5, 0.25], "val_loss": [0.5, 0.4]},
@@ -523,14 +592,17 @@ def test_seeds_become_a_mean_and_a_deviation():
     records = [record_like(seed=0, f1=0.8), record_like(seed=1, f1=0.82)]
     page = tables.results_page({("sa_unet_v2", "drive"): records})
     # sqrt(2) / 100 is the deviation of two numbers 0.02 apart
-    assert "| budget | 0, 1 | frame mean | 260,521 | 21.190 | 0.8100 ± 0.0141 |" in page
+    assert "| budget | 0, 1 | 260,521 | 21.190 | 0.8100 ± 0.0141 |" in page
     assert "| 0.8282 | -0.0182 |" in page
 
 
 def test_five_folds_become_a_mean_over_all_images():
     records = [record_like(fold=fold, f1=0.7 + fold / 100) for fold in range(5)]
     page = tables.results_page({("sa_unet_v2", "stare"): records})
-    assert "| all 20 images | budget | 0 | frame mean |  |  | 0.7200 |" in page
+    assert "| SA-UNetv2, all 20 images | budget | 0 |  |  | 0.7200 |" in page
+    other = [record_like("sa_unet", fold=fold, f1=0.5) for fold in range(4)]
+    page = tables.results_page({("sa_unet_v2", "stare"): [*records, *other]})
+    assert page.count("all 20 images") == 1
     page = tables.results_page({("sa_unet_v2", "stare"): records[:4]})
     assert "all 16 images" not in page
 
@@ -550,6 +622,48 @@ def test_five_folds_are_compared_as_one_method(folds, images):
         assert lines[0][3] == "+0.1200"
 
 
+def test_what_is_compared_differs_in_recipe_or_in_network():
+    def record(row, recipe):
+        made = record_like(row) | {"recipe_name": recipe}
+        found = next(r for _, r in ROWS if r.key == row)
+        made["recipe"] = json.loads(json.dumps(asdict(found.recipe(recipe))))
+        return made
+
+    rows, recipes = ("sa_unet_v2", "unet_32"), ("budget", "best")
+    records = [record(row, recipe) for row in rows for recipe in recipes]
+    records[0]["recipe"]["loss"] = "dice"
+    lines = tables._difference_lines({("sa_unet_v2", "drive"): records}, "drive")
+    assert [line[:2] for line in lines] == [
+        ["sa_unet_v2, budget, `loss=dice`", "sa_unet_v2, best"],
+        ["sa_unet_v2, budget, `loss=dice`", "unet_32, budget"],
+        ["sa_unet_v2, best", "unet_32, best"],
+    ]
+
+
+def test_a_table_has_one_protocol_and_says_which():
+    page = tables.results_page({})
+    stare = page.partition("### STARE")[2].partition("\n## ")[0]
+    assert "The whole frame, mean of the images." in stare
+    slides = page.partition("`experiments/unet_slides.py`")[2].partition("\n## ")[0]
+    assert "the protocol of the published scores is not known" in slides
+    assert slides.count("validation images |") == 6
+
+
+def test_the_chart_has_a_mark_for_each_image_and_method():
+    text = tables.image_chart({"a": {"x": 0.8, "y": 0.7}, "b": {"y": 0.75, "z": 0.1}})
+    marks = re.findall(r'cx="([\d.]+)" cy="([\d.]+)".*<title>(.*?)</title>', text)
+    # y comes first, since a's F1 of it is lower; z is no image of a's
+    assert [title for *_, title in marks] == [
+        "a, y: 0.7000",
+        "a, x: 0.8000",
+        "b, y: 0.7500",
+    ]
+    (left, low, _), (right, high, _), (middle, _, _) = marks
+    assert left == middle
+    assert float(left) < float(right)
+    assert (float(high), float(low)) == (tables.TOP, tables.TOP + tables.HEIGHT)
+
+
 def test_curves_end_where_the_losses_do():
     text = tables.curves({"a": {"loss": [1.0, 0.5]}})
     (line,) = [x for x in text.splitlines() if x.startswith("<polyline")]
@@ -564,6 +678,59 @@ def test_an_observer_is_scored_against_the_first():
     record = others.observer(samples)
     assert [s["f1"] for s in record["scores"]] == [1, 1, 1, 1]
     assert record["binary"]
+
+
+def test_without_a_second_observer_there_is_one_line():
+    with pytest.raises(InputError, match="no labels of the second observer for 00, 01"):
+        others.observer([replace(s, second_observer=None) for s in TEST])
+
+
+def test_maps_without_a_name_are_refused(monkeypatch, capsys):
+    loaded = {"drive": TEST}
+    monkeypatch.setattr(others, "load_dataset", lambda name, *_: loaded[name])
+    arguments = ["--data-dir", "x", "--dataset", "drive", "--maps", "lwnet"]
+    assert others.main(arguments) == 2
+    assert "--maps lwnet: expected NAME=FOLDER" in capsys.readouterr().err
+
+
+class Guess:
+    """A segmenter whose maps are the green channel."""
+
+    name = "toy"
+    threshold = 0.5
+
+    def predict(self, image):
+        return image[..., 1] / np.float32(255)
+
+
+def test_maps_are_written_with_an_archive_and_a_picture(tmp_path, capsys):
+    maps.write_maps(Guess(), TEST, tmp_path)
+    names = [f"{sample.name}_prob.png" for sample in TEST]
+    assert sorted(p.name for p in (tmp_path / "toy").iterdir()) == [
+        *names,
+        "best_worst.png",
+    ]
+    with zipfile.ZipFile(tmp_path / "toy.zip") as archive:
+        assert archive.namelist() == names
+    wanted = Guess().predict(TEST[0].image)
+    found = read_probability(tmp_path / "toy" / names[0])
+    np.testing.assert_allclose(found, wanted, atol=1 / 65535)
+    first = (tmp_path / "toy.zip").read_bytes()
+    maps.write_maps(Guess(), TEST, tmp_path)
+    assert (tmp_path / "toy.zip").read_bytes() == first
+
+
+def test_maps_are_of_what_a_network_never_saw(monkeypatch):
+    names = ("im0001", "im0005")
+    card = read_card(ROOT / "weights/sa_unet_v2_stare_fold0")
+    images = {"all": [replace(s, name=n) for s, n in zip(TEST, names, strict=True)]}
+    monkeypatch.setattr(maps, "load_dataset", lambda key, folder, part: images[part])
+    (sample,) = maps.unseen_samples("sa_unet_v2_stare_fold0", "x")
+    assert sample.name == "im0001"
+    card["data"]["never_seen"] = ["im0005"]
+    monkeypatch.setattr(maps, "read_card", lambda folder: card)
+    with pytest.raises(InputError, match="was trained on im0005"):
+        maps.unseen_samples("sa_unet_v2_stare_fold0", "x")
 
 
 def test_ag_net_takes_the_weights_of_all_outputs_for_one():

@@ -25,7 +25,7 @@ import numpy as np
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.data.images import write_bytes, write_png
 from saunet.errors import InputError
-from saunet.evaluation import evaluate
+from saunet.evaluation import check_labelled, evaluate
 from saunet.inference import load_pretrained
 from saunet.viz import error_map, panel
 from saunet.weights import find_pretrained, list_pretrained, read_card
@@ -39,9 +39,10 @@ def main(argv=None):
     parser.add_argument("--weights", nargs="+", help="default: all that are shipped")
     args = parser.parse_args(argv)
     try:
-        for name in args.weights or list_pretrained():
-            samples = unseen_samples(name, args.data_dir)
-            write_maps(load_pretrained(name), samples, Path(args.out))
+        names = args.weights or list_pretrained()
+        samples = {name: unseen_samples(name, args.data_dir) for name in names}
+        for name in names:
+            write_maps(load_pretrained(name), samples[name], Path(args.out))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -52,12 +53,22 @@ def unseen_samples(name, data_dir):
     """Returns the samples that the weights were tested on, by their card."""
     card = read_card(find_pretrained(name))
     titles = {dataset.title: key for key, dataset in DATASETS.items()}
-    key = titles[card["data"]["dataset"]]
-    samples = load_dataset(key, data_dir, "all")
-    seen = set(card["data"]["images"])
-    tested = card["data"].get("never_seen") or DATASETS[key].test
-    assert not seen & set(tested), f"{name} was trained on {seen & set(tested)}"
-    return [sample for sample in samples if sample.name in tested]
+    title = card["data"]["dataset"]
+    if title not in titles:
+        raise InputError(
+            f"{name} was trained on {title}: expected one of {', '.join(titles)}; name "
+            "others by --weights"
+        )
+    samples = load_dataset(titles[title], data_dir, "all")
+    tested = card["data"].get("never_seen") or DATASETS[titles[title]].test
+    if seen := sorted(set(card["data"]["images"]) & set(tested)):
+        raise InputError(
+            f"{name} was trained on {', '.join(seen)}, which its card calls unseen: "
+            "restore the card from its origin"
+        )
+    tests = [sample for sample in samples if sample.name in tested]
+    check_labelled(tests)
+    return tests
 
 
 def write_maps(segmenter, samples, out):

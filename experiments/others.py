@@ -46,7 +46,11 @@ def main(argv=None):
             part = "all" if DATASETS[dataset].folds else "test"
             samples = load_dataset(dataset, args.data_dir, part)
             records = [] if args.maps else [observer(samples)]
-            records += [maps(samples, *m.partition("=")[::2]) for m in args.maps]
+            for given in args.maps:
+                name, equals, folder = given.partition("=")
+                if not equals:
+                    raise InputError(f"--maps {given}: expected NAME=FOLDER")
+                records.append(maps(samples, name, folder))
             add_results(
                 f"{args.results}/{PAPER}_{dataset}.json", PAPER, dataset, records
             )
@@ -61,7 +65,17 @@ def main(argv=None):
 
 
 def observer(samples):
-    """Returns the results row of the second observer."""
+    """Returns the results row of the second observer.
+
+    Raises:
+        InputError: the dataset's folder has no labels by one.
+    """
+    lacking = [sample.name for sample in samples if sample.second_observer is None]
+    if lacking:
+        raise InputError(
+            f"no labels of the second observer for {', '.join(lacking)}: add them to "
+            "the dataset's folder, or score maps by --maps"
+        )
     drawn = [sample.second_observer.astype(np.float32) for sample in samples]
     return _record("second_observer", "second human observer", drawn, samples, True)
 

@@ -6,7 +6,8 @@
 Paper: Guo et al., https://arxiv.org/abs/2009.08829: BCE, Adam; DRIVE batch 2, 150
 epochs at 1e-3 and 50 at 1e-4, DropBlock keeps .85; CHASE_DB1 batch 1, 100 and 50
 epochs, keeps .78. Two training images are held out, by the code DRIVE 23 and 40,
-CHASE_DB1 09R and 10L.
+CHASE_DB1 09R and 10L, whose children's other eyes are trained on: the loss that chooses
+the epoch is a little too good.
 
 Inferred: the augmentation, which the paper does not describe, is SA-UNet's. The epoch
 of the lowest validation loss is scored; the paper says so of the Backbone alone.

@@ -8,7 +8,7 @@ have one form, `experiments/results/<paper>_<dataset>.json`:
         fold                                     STARE alone
         parameters, gflops                       counted; GFLOPs at 592x592
         recipe, images, validation, weights      what was trained on what
-    fov_diameter                             of the training images, pixels
+        fov_diameter                             of the training images, pixels
         versions, backend, device, commit, date, hours
         history                                  loss (and val_loss) of each epoch
         scores                                   one entry a protocol, four in all
@@ -38,7 +38,13 @@ from saunet.data.images import write_bytes
 from saunet.data.padding import padded_size
 from saunet.distribution import DEVICES
 from saunet.errors import InputError, RunError
-from saunet.evaluation import REGIONS, evaluate, mean_scores, to_json
+from saunet.evaluation import (
+    REGIONS,
+    check_labelled,
+    evaluate,
+    mean_scores,
+    to_json,
+)
 from saunet.inference import PADDING, Segmenter
 from saunet.models import FACTS, build_model
 from saunet.profiling import count_flops, count_parameters
@@ -48,6 +54,7 @@ from saunet.weights import CARD, load_weights, read_card, sha256_of, write_card
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+SHIPPED = ROOT / "weights"
 THRESHOLD = 0.5
 SHIPPED_BYTES = 3_000_000
 RECIPE_NAMES = ("paper", "budget", "best")
@@ -71,7 +78,6 @@ class Row:
         fold: Of STARE; which images are the test part.
         test_kwargs: Options of the network that differ at the test.
         test_placement: Padding at the test, where it is not that of training.
-        note: What the papers do not say and we had to choose.
     """
 
     key: str
@@ -82,7 +88,6 @@ class Row:
     fold: int | None = None
     test_kwargs: dict = field(default_factory=dict)
     test_placement: str | None = None
-    note: str = ""
 
     def recipe(self, name, seed=0):
         """Returns the `Recipe` of one of `RECIPE_NAMES`."""
@@ -163,7 +168,8 @@ def run(paper, rows, argv=None):
         argv: List of str; the command line's by default.
 
     Returns:
-        The exit status: 0, or 2 after one line about bad input.
+        The exit status: 0, 1 where a training had to end, or 2 after one line about
+        bad input.
     """
     try:
         args = _parse(paper, rows, argv)
@@ -172,19 +178,23 @@ def run(paper, rows, argv=None):
         _print_plan(jobs)
         if args.dry_run:
             return 0
-        if args.data_dir is None:
-            raise InputError("--data-dir is missing: give the folder of the datasets")
-        done = []
+        data = _check_jobs(paper, jobs, args)
+        done, status = [], 0
         for number, (row, name, seed) in enumerate(jobs, 1):
             print(f"[{number}/{len(jobs)}] {row.run_name(name, seed)}", flush=True)
-            records = _run_job(paper, row, name, seed, args)
-            done += [(row.dataset, record) for record in records]
+            try:
+                records = _run_job(paper, row, name, seed, args, *data[_part(row)])
+            except RunError as error:  # of this row: the others can go on
+                print(f"error: {error}", file=sys.stderr)
+                status = 1
+            else:
+                done += [(row.dataset, record) for record in records]
         print()
         print(comparison(done, published(paper)))
-    except (InputError, RunError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 def _parse(paper, rows, argv):
@@ -229,13 +239,19 @@ def _choose(rows, args):
     for key in args.rows or ():
         if key not in keys:
             raise InputError(f"--rows {key}: no such row; there are {', '.join(keys)}")
-    return [
+    chosen = [
         row
         for row in rows
         if row.dataset in args.dataset
         and row.key in (args.rows or keys)
         and (row.fold is None or row.fold in args.folds)
     ]
+    if not chosen:
+        raise InputError(
+            f"no row {' or '.join(args.rows)} of {' or '.join(args.dataset)}: leave "
+            "out --rows or --dataset"
+        )
+    return chosen
 
 
 def _print_plan(jobs):
@@ -244,7 +260,7 @@ def _print_plan(jobs):
     for row, name, seed in jobs:
         recipe = row.recipe(name, seed)
         facts = FACTS[recipe.model]
-        hours = estimate_hours(recipe, row.dataset, row.fold)
+        hours = estimate_hours(recipe, row.dataset)
         total += hours
         print(
             f"{row.run_name(name, seed):<44}{facts.total:>12,}{facts.gflops:>10.3f}"
@@ -255,7 +271,7 @@ def _print_plan(jobs):
     )
 
 
-def estimate_hours(recipe, dataset, fold=None):
+def estimate_hours(recipe, dataset):
     """Returns the hours a run takes on two CPU cores, at most (no early stopping).
 
     From the measured seconds of a step on 4x128x128 pixels, in proportion.
@@ -266,7 +282,8 @@ def estimate_hours(recipe, dataset, fold=None):
         }
     whole = _whole_pixels(dataset)
     images = len(DATASETS[dataset].train) or 16
-    images -= recipe.validation if isinstance(recipe.validation, int) else 2
+    held_out = recipe.validation
+    images -= held_out if isinstance(held_out, int) else len(held_out)
     copies = 13 if recipe.augmentation == "thirteen" else 1
     if recipe.augmentation == "random" and recipe.crop:
         crops = recipe.epochs - recipe.whole_epochs
@@ -283,24 +300,65 @@ def estimate_hours(recipe, dataset, fold=None):
 # ------------------------------------------------------------------ one run
 
 
-def _run_job(paper, row, name, seed, args):
-    """Trains, scores and records one run; returns its rows, one a number of views."""
-    path = Path(args.results) / f"{paper}_{row.dataset}.json"
-    wanted = [_identity(row, name, seed, views) for views in VIEWS]
-    stored = {key_of(r): r for r in read_results(path, paper, row.dataset)["rows"]}
-    folder = Path(args.runs) / row.run_name(name, seed)
-    if all(key in stored for key in wanted) and not args.ship:
-        if not args.resume:
+def _check_jobs(paper, jobs, args):
+    """Raises InputError for whatever would end a job after the hours of others.
+
+    Returns:
+        `{(dataset, fold): (training samples, test samples)}`.
+    """
+    if args.data_dir is None:
+        raise InputError("--data-dir is missing: give the folder of the datasets")
+    if args.ship and len(args.seeds) > 1:
+        raise InputError(
+            f"--ship takes the weights of one seed, received {len(args.seeds)}: ship "
+            "one of them afterwards, with --resume"
+        )
+    data = {}
+    for row, name, seed in jobs:
+        path = _results_path(paper, row, args)
+        stored = _stored(path, paper, row, name, seed)
+        folder = Path(args.runs) / row.run_name(name, seed)
+        if stored and not args.resume:
             raise InputError(
                 f"{path} already holds {row.run_name(name, seed)}: add --resume to "
                 "leave it as it is, or choose another seed with --seeds"
             )
+        if args.ship:
+            _check_place(row, folder)
+        if _part(row) not in data:
+            parts = [
+                load_dataset(row.dataset, args.data_dir, part, fold=row.fold)
+                for part in ("train", "test")
+            ]
+            check_labelled(parts[1])
+            data[_part(row)] = parts
+    return data
+
+
+def _part(row):
+    return row.dataset, row.fold
+
+
+def _results_path(paper, row, args):
+    return Path(args.results) / f"{paper}_{row.dataset}.json"
+
+
+def _stored(path, paper, row, name, seed):
+    """Returns the rows of a run that a results file holds: all of them, or none."""
+    records = {key_of(r): r for r in read_results(path, paper, row.dataset)["rows"]}
+    wanted = [(row.key, row.fold, name, seed, views) for views in VIEWS]
+    return [records[k] for k in wanted] if all(k in records for k in wanted) else []
+
+
+def _run_job(paper, row, name, seed, args, samples, tests):
+    """Trains, scores and records one run; returns its rows, one a number of views."""
+    path = _results_path(paper, row, args)
+    folder = Path(args.runs) / row.run_name(name, seed)
+    stored = _stored(path, paper, row, name, seed)
+    if stored and not (args.ship and folder.exists()):
         print(f"already in {path}")
-        return [stored[key] for key in wanted]
+        return stored
     recipe = row.recipe(name, seed)
-    samples = load_dataset(row.dataset, args.data_dir, "train", fold=row.fold)
-    # Before hours of training, not after them.
-    tests = load_dataset(row.dataset, args.data_dir, "test", fold=row.fold)
     resume = args.resume and (folder / "run.json").exists()
     train(recipe, samples, folder, resume=resume, devices=args.devices)
     records = [
@@ -389,10 +447,6 @@ def _history(path):
 # ------------------------------------------------------------------ files
 
 
-def _identity(row, name, seed, views):
-    return (row.key, row.fold, name, seed, views)
-
-
 def key_of(record):
     """Returns what tells a record from every other one of its file."""
     return tuple(record[name] for name in IDENTITY)
@@ -470,11 +524,14 @@ def comparison(records, theirs):
                 value, published_one = ours[score_name], entry.get(score_name)
                 if published_one is None and (entry is not OURS_ALONE or not value):
                     continue
-                cells = ("", "")
+                # Undefined, such as the MCC of a map without a vessel, is None.
+                cells = ["undefined" if value is None else f"{value:.4f}", "", ""]
                 if published_one is not None:
-                    cells = (f"{published_one:.4f}", f"{value - published_one:+.4f}")
+                    cells[1] = f"{published_one:.4f}"
+                    if value is not None:
+                        cells[2] = f"{value - published_one:+.4f}"
                 protocol = f"{entry['region']} {entry['pooling']}"
-                lines.append(line(name, protocol, score_name, f"{value:.4f}", *cells))
+                lines.append(line(name, protocol, score_name, *cells))
     return "\n".join(lines)
 
 
@@ -540,7 +597,10 @@ def shippable(path):
     return halved
 
 
-def ship(record, row, folder, root=ROOT / "weights"):
+HALVED = "Kernels are stored in float16, and were scored so: in float32 they take 4 MB."
+
+
+def ship(record, row, folder, root=None):
     """Puts a run's weights into `weights/<row>_<dataset>/`, with a card.
 
     Weights of more than 3 MB stay where they are: their results are enough. Other
@@ -553,19 +613,26 @@ def ship(record, row, folder, root=ROOT / "weights"):
     if source.stat().st_size > SHIPPED_BYTES:
         print(f"{source} is larger than {SHIPPED_BYTES / 1e6:.0f} MB: not shipped")
         return None
-    name = weights_name(record, row.dataset)
-    target = Path(root) / name
-    digest = sha256_of(source)
-    if (target / CARD).exists() and read_card(target)["sha256"] != digest:
-        raise InputError(
-            f"{target} holds the weights of another run: remove that folder first if "
-            "these are to take its place"
-        )
+    target = _check_place(row, Path(folder), root)
+    name, digest = target.name, sha256_of(source)
     target.mkdir(parents=True, exist_ok=True)
     weights = target / "model.weights.h5"
     write_bytes(weights, source.read_bytes())
     write_card(target, card_of(name, record, row, digest))
     print(f"shipped to {target}")
+    return target
+
+
+def _check_place(row, folder, root=None):
+    """Returns the folder for the weights of a run, if it does not hold other ones."""
+    name = weights_name({"row": row.key, "fold": row.fold}, row.dataset)
+    target = Path(root or SHIPPED) / name
+    own = [sha256_of(path) for path in folder.glob("*.weights.h5")]
+    if (target / CARD).exists() and read_card(target)["sha256"] not in own:
+        raise InputError(
+            f"{target} holds the weights of another run: remove that folder first if "
+            "these are to take its place"
+        )
     return target
 
 
@@ -581,12 +648,14 @@ def card_of(folder, record, row, digest):
     if held_out:
         split += f", without {', '.join(held_out)}, which chose the epoch"
     height, width = dataset.size
+    halved = "float16" in record["weights"]
     return {
         "name": folder,
         "model": recipe.model,
         "model_kwargs": _test_kwargs(row, name, recipe),
         "weights": "model.weights.h5",
         "sha256": digest,
+        **({"storage": HALVED} if halved else {}),
         "preprocessing": {
             "scale": "divided by 255",
             "padding": _test_padding(row, name, recipe),
@@ -614,8 +683,9 @@ def card_of(folder, record, row, digest):
         "limits": (
             f"Trained on {len(record['images'])} photographs of one camera "
             f"({width}x{height} pixels). Never seen, neither for training nor for any "
-            f"choice: {dataset.title} {', '.join(unseen)}. Other cameras and sizes "
-            f"need images scaled so that vessels are as wide as in {dataset.title}."
+            f"choice: {dataset.title} {', '.join(unseen)}. `saunet predict` scales "
+            "photographs of other cameras until their field of view is as wide as in "
+            f'{dataset.title}; from Python `scale="auto"` does.'
         ),
         "licence": (
             "Weights under Apache-2.0 as far as they are ours; "

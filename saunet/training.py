@@ -308,7 +308,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     if start:
         load_weights(model, start)
         description["start_sha256"] = sha256_of(start)
-    _open_run(out_dir, description, resume, held, training)
+    _open_run(out_dir, description, resume, held, training, devices)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
@@ -577,8 +577,12 @@ class _RunFolder(keras.callbacks.Callback):
         part.replace(self.folder / "state.npz")
 
 
-def environment():
-    """Returns versions, device and commit, for a run's or a score's record."""
+def environment(devices=1):
+    """Returns versions, device and commit, for a record.
+
+    Args:
+        devices: How many GPUs, if there are any, compute.
+    """
     packages = {}
     for name in ("saunet", "keras", keras.backend.backend(), "numpy"):
         try:
@@ -588,22 +592,38 @@ def environment():
     return {
         "versions": {"python": platform.python_version(), **packages},
         "backend": keras.backend.backend(),
-        "device": _device(),
+        "device": _device(devices),
         "commit": _commit(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
 
-def _device():
-    devices = keras.distribution.list_devices()
-    kind = devices[0].partition(":")[0].upper()
+def _device(devices):
+    kind = keras.distribution.list_devices()[0].partition(":")[0].upper()
     if kind == "CPU":
         return f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    return f"{len(devices)} {kind}"
+    return f"{devices} {_gpu_name() or kind}"
+
+
+def _gpu_name():
+    """Returns what the driver calls the first GPU, or None."""
+    try:
+        result = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.partition("\n")[0].strip() or None
 
 
 def _commit():
     """Returns the commit of the source checkout, or None outside of one."""
+    if not (Path(__file__).parents[1] / ".git").exists():
+        return None  # installed, perhaps inside of someone else's checkout
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -734,7 +754,7 @@ def _all_variables(model):
     return own + list(model.optimizer.variables)
 
 
-def _open_run(folder, description, resume, held, training):
+def _open_run(folder, description, resume, held, training, devices):
     path = folder / "run.json"
     if path.exists():
         if not resume:
@@ -779,7 +799,7 @@ def _open_run(folder, description, resume, held, training):
     # By which photographs of other cameras are scaled.
     diameters = [field_of_view(sample.image)[1] for sample in training]
     about = {"fov_diameter": round(float(np.median(diameters)))}
-    _write_json(path, {**description, **about, **environment()})
+    _write_json(path, {**description, **about, **environment(devices)})
 
 
 def _write_json(path, value):

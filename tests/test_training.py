@@ -136,6 +136,42 @@ def test_layers_know_how_many_images_a_step_has(tmp_path, monkeypatch):
     assert set(seen) == {8, 2}
 
 
+def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
+    """Not even inside of a repository, which is someone else's."""
+    assert training.environment()["commit"] or not (ROOT / ".git").exists()
+    (tmp_path / ".git").mkdir()
+    installed = tmp_path / "venv/site-packages/saunet/training.py"
+    monkeypatch.setattr(training, "__file__", str(installed))
+    assert training.environment()["commit"] is None
+
+
+def test_a_record_names_the_gpus_that_computed(monkeypatch):
+    monkeypatch.setattr(
+        keras.distribution, "list_devices", lambda: [f"gpu:{i}" for i in range(4)]
+    )
+    for name, shown in ((None, "GPU"), ("NVIDIA T4", "NVIDIA T4")):
+        monkeypatch.setattr(training, "_gpu_name", lambda name=name: name)
+        assert training.environment()["device"] == f"1 {shown}"
+        assert training.environment(4)["device"] == f"4 {shown}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("whole_epochs", 4),
+        ("whole_epochs", -1),
+        ("seed", -1),
+        ("learning_rates", (60, 1e-3)),
+        ("learning_rates", ()),
+        ("plateau", (0.5, 10)),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(field, value):
+    with pytest.raises(InputError, match=f"recipe field {field}=") as caught:
+        recipe_with(RECIPE, **{field: value})
+    assert "\n" not in str(caught.value)
+
+
 def files_of(folder):
     names = ("last.weights.h5", "best.weights.h5", "state.npz", "log.csv")
     return {n: (folder / n).read_bytes() for n in names if (folder / n).exists()}

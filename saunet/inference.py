@@ -736,7 +736,8 @@ class Plan:
         written, skipped = [], {}
         with lock_folder(self.out_dir), _progress_bar(progress) as bar:
             if self.todo:
-                self.manifest.rewrite(without=[place for _, place in self.todo])
+                self.manifest.read()  # another run may have ended since the plan
+                self.manifest.rewrite(begun=[place for _, place in self.todo])
             task = bar.add_task("segmenting", total=len(self.todo))
             for path, place, seconds, reason in outcomes:
                 self.manifest.append(
@@ -747,6 +748,8 @@ class Plan:
                 else:
                     written.append(place)
                 bar.advance(task)
+            if self.todo:
+                self.manifest.rewrite()  # without the rows of what was begun
         if not written and not self.unchanged:
             reason = next(iter(skipped.values()))
             more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""

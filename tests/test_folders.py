@@ -16,7 +16,7 @@ from saunet.cli import main
 from saunet.data.images import read_image, write_png
 from saunet.data.manifest import COLUMNS, Manifest
 from saunet.errors import InputError
-from saunet.inference import Segmenter, predict_files
+from saunet.inference import Segmenter, plan_files, predict_files
 
 
 class Counting:
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    done = [row["result"] for row in rows(out)]
+    done = [row["result"] for row in rows(out) if row["status"] == "done"]
     assert 4 <= len(done) <= 7
     with (out / "manifest.csv").open("a") as file:
         file.write('07,"photogr')
@@ -230,6 +230,36 @@ def test_results_are_no_photographs(tree, place):
         assert result["ignored"] == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.4}])
+def test_results_of_an_interrupted_run_are_no_photographs(tree, options):
+    """Neither those written before it ended, nor those of the run before that."""
+    if options:
+        predict_files(Counting().segmenter, [tree], tree)
+
+    def stop(batch):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return batch[..., 1:2]
+
+    calls = []
+    segmenter = Segmenter(None, name="green", engine=stop, digest="1")
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(segmenter, [tree], tree, **options)
+    assert (tree / "b_mask.png").is_file()
+    result = predict_files(Counting().segmenter, [tree], tree, **options)
+    assert (result["written"], result["ignored"]) == (PLACES, 2)
+    assert [row["result"] for row in rows(tree)] == PLACES
+
+
+def test_what_another_run_has_noted_meanwhile_is_kept(tree, tmp_path):
+    segmenter, out = Counting().segmenter, tmp_path / "out"
+    plan = plan_files(segmenter, [tree / "b.png"], out)
+    predict_files(segmenter, [tree / "left"], out)
+    plan.note([(tree / "b.png", "b", 0.1, "")])
+    assert [row["result"] for row in rows(out)] == ["a", "c/d", "b"]
+
+
 def test_what_else_lies_among_the_results_is_no_photograph(tree):
     photograph(tree / "maps" / "panel.png")
     result = predict_files(Counting().segmenter, [tree], tree / "maps")
@@ -282,9 +312,11 @@ def test_any_name_comes_back(tmp_path):
     assert list(again.rows) == names
     assert all(again.is_done(name, path, "s") for name in names)
     assert not again.is_done(names[0], path, "t")
-    again.rewrite(without=names[:1])
-    assert list(Manifest(tmp_path).rows) == names[1:]
-    assert tuple(next(iter(again.rows.values()))) == COLUMNS
+    again.rewrite(begun=names[:1])
+    again = Manifest(tmp_path)
+    assert list(again.rows) == names
+    assert [again.is_done(name, path, "s") for name in names] == [False, *[True] * 3]
+    assert {tuple(row) for row in again.rows.values()} == {COLUMNS}
 
 
 def test_many_photographs_need_no_more_memory_than_few(tmp_path):
@@ -353,7 +385,8 @@ def test_a_failed_write_ends_the_run_and_keeps_what_is_done(tmp_path, monkeypatc
     counting, out = Counting(), tmp_path / "out"
     with pytest.raises(InputError, match="No space left"):
         predict_files(counting.segmenter, [tmp_path / "in"], out)
-    assert [row["result"] for row in rows(out)] == ["0", "1", "2"]
+    done = [row["result"] for row in rows(out) if row["status"] == "done"]
+    assert done == ["0", "1", "2"]
     monkeypatch.setattr(inference, "write_png", original)
     result = predict_files(counting.segmenter, [tmp_path / "in"], out)
     assert (result["unchanged"], result["written"]) == (3, ["3", "4", "5"])

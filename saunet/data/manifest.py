@@ -16,7 +16,7 @@ COLUMNS = (
     "modified",  # nanoseconds since 1970
     "settings",
     "seconds",  # of computing
-    "status",  # done or failed
+    "status",  # begun, done or failed
     "reason",
 )
 
@@ -24,8 +24,10 @@ COLUMNS = (
 class Manifest:
     """A table that grows by one row a photograph and survives being killed.
 
-    A row is appended after its files are whole, so a photograph without a row is one
-    to do again; half a row, at the end of a killed run, is none.
+    A row is appended after its files are whole, so a photograph whose last row is not
+    of status done is one to do again; half a row, at the end of a killed run, is none.
+    What a run shall do is begun from its start on, so that files which a killed run
+    has left are known for results.
 
     Args:
         folder: of the results; a table in it is read.
@@ -36,7 +38,16 @@ class Manifest:
 
     def __init__(self, folder):
         self.path = Path(folder) / NAME
-        self.rows = {}  # result -> row
+        self.rows = {}  # result -> its last row
+        self.read()
+
+    def read(self):
+        """Reads the table anew, if there is one.
+
+        Raises:
+            InputError: as the class.
+        """
+        self.rows.clear()
         try:
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
         except (FileNotFoundError, NotADirectoryError):
@@ -73,14 +84,18 @@ class Manifest:
             return False
         return (row["bytes"], row["modified"]) == (str(size), str(modified))
 
-    def rewrite(self, without=()):
-        """Writes the table anew, without the rows of these results.
+    def rewrite(self, begun=()):
+        """Writes the table anew, one row a result.
+
+        Args:
+            begun: results whose rows say no more than that.
 
         Raises:
             InputError: it cannot be written; the old one is whole then.
         """
-        for result in without:
-            self.rows.pop(result, None)
+        for result in begun:
+            row = {"result": str(result), "status": "begun"}
+            self.rows[str(result)] = dict.fromkeys(COLUMNS, "") | row
         lines = [_line(COLUMNS), *(_line(row.values()) for row in self.rows.values())]
         content = "".join(lines).encode("utf-8", errors="surrogateescape")
         write_bytes(self.path, content)

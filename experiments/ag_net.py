@@ -15,7 +15,8 @@ their protocol is not known.
 import sys
 from dataclasses import replace
 
-from runner import Row, run
+from rows import Row
+from runner import run
 
 from saunet.training import Recipe
 

@@ -65,3 +65,13 @@ def paired_bootstrap(ours, theirs, *, draws=10_000, seed=0):
     extreme += int((flipped >= abs(gap.sum()) * (1 - 1e-12)).sum())
     mean = math.fsum(gap) / gap.size
     return Difference(mean, float(low), float(high), extreme / total, gap.size)
+
+
+def holm(p_values):
+    """Returns Holm's adjusted p-values, in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 import numpy as np
-from runner import RESULTS, THRESHOLD, add_results, score_maps
+from records import RESULTS, THRESHOLD, add_results, score_maps
 
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.errors import InputError

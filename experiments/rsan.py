@@ -15,7 +15,8 @@ of the lowest validation loss is scored; the paper says so of the Backbone alone
 
 import sys
 
-from runner import Row, run
+from rows import Row
+from runner import run
 
 from saunet.training import Recipe
 

@@ -16,7 +16,8 @@ one of 18 layers: "U-Net + SA" builds on it.
 import sys
 from dataclasses import replace
 
-from runner import Row, run
+from rows import Row
+from runner import run
 
 from saunet.training import RECIPES
 

@@ -22,7 +22,8 @@ alone, is inferred.
 import sys
 from dataclasses import replace
 
-from runner import Row, run
+from rows import Row
+from runner import run
 
 from saunet.training import RECIPES
 

@@ -17,19 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from bootstrap import paired_bootstrap
-from runner import (
-    RECIPE_NAMES,
-    RESULTS,
-    ROOT,
-    VIEWS,
-    find_score,
-    key_of,
-    label,
-    published,
-    weights_name,
-    with_views,
-)
+from bootstrap import holm, paired_bootstrap
+from charts import curves, image_chart
+from records import RESULTS, VIEWS, find_score, key_of, label, published, with_views
+from rows import RECIPE_NAMES, ROOT
+from shipping import weights_name
 
 from saunet.data.datasets import DATASETS
 from saunet.data.images import write_bytes
@@ -504,16 +496,6 @@ def _f1_by_image(record):
     }
 
 
-def holm(p_values):
-    """Returns Holm's adjusted p-values, in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 # ------------------------------------------------------------------ images
 
 
@@ -540,46 +522,6 @@ def _extreme_lines(methods):
     return lines
 
 
-def image_chart(methods):
-    """Draws the F1 of each image by several methods as SVG text.
-
-    Args:
-        methods: `{name: {image: F1}}`; the first one's images and their order count.
-    """
-    first = next(iter(methods.values()))
-    images = sorted(first, key=first.get)
-    values = [scores[i] for scores in methods.values() for i in images if i in scores]
-    low = np.floor(20 * min(values)) / 20
-    high = np.ceil(20 * max(values)) / 20
-    step = WIDTH / len(images)
-
-    def place(index, value):
-        down = TOP + HEIGHT * (high - value) / (high - low)
-        return f"{LEFT + step * (index + 0.5):.1f}", f"{down:.1f}"
-
-    parts = _grid(low, high)
-    for number, (name, scores) in enumerate(methods.items()):
-        ink = INK[number % len(INK)]
-        for index, image in enumerate(images):
-            if image in scores:
-                x, y = place(index, scores[image])
-                title = f"<title>{name}, {image}: {scores[image]:.4f}</title>"
-                parts.append(
-                    f'<circle cx="{x}" cy="{y}" r="4" fill="{ink}">{title}</circle>'
-                )
-        parts += _key(number, name, f'<circle cx="12" cy="-4" r="4" fill="{ink}"/>')
-    for index, image in enumerate(images):
-        x, _ = place(index, low)
-        parts.append(
-            f'<text x="{x}" y="{TOP + HEIGHT + 18}" font-size="10" '
-            f'text-anchor="middle">{image.removeprefix("im0")}</text>'
-        )
-    return _svg(parts, len(methods))
-
-
-# ------------------------------------------------------------------ curves
-
-
 def _histories(records):
     return {
         _run_title(r): r["history"]
@@ -590,78 +532,6 @@ def _histories(records):
 
 def _run_title(record):
     return f"{label(record)}, {record['recipe_name']}, seed {record['seed']}"
-
-
-INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-WIDTH, HEIGHT, LEFT, TOP = 640, 260, 50, 12
-
-
-def curves(histories):
-    """Draws the losses of runs as SVG text, the same for the same numbers.
-
-    Args:
-        histories: `{name: {"loss": [...], "val_loss": [...]}}`; val_loss, dashed,
-            may be absent.
-
-    Returns:
-        str, a whole SVG file.
-    """
-    losses = [value for h in histories.values() for one in h.values() for value in one]
-    top = max(losses) * 1.02
-    longest = max(len(h["loss"]) for h in histories.values())
-    parts = _grid(0, top)
-    for number, (name, history) in enumerate(histories.items()):
-        ink = INK[number % len(INK)]
-        for kind, values in history.items():
-            points = " ".join(
-                f"{LEFT + WIDTH * (i + 1) / longest:.1f},"
-                f"{TOP + HEIGHT * (1 - value / top):.1f}"
-                for i, value in enumerate(values)
-            )
-            dashes = ' stroke-dasharray="5 4"' if kind == "val_loss" else ""
-            parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{ink}"{dashes}/>'
-            )
-        parts += _key(number, name, f'<path d="M0 -4h24" stroke="{ink}"/>')
-    parts.append(
-        f'<text x="{LEFT + WIDTH}" y="{TOP + HEIGHT + 18}" text-anchor="end">'
-        f"epoch {longest}; loss above, of validation dashed</text>"
-    )
-    return _svg(parts, len(histories))
-
-
-def _grid(low, high):
-    """Returns five lines and their values, from the highest down."""
-    parts = []
-    for tick in range(6):
-        y = TOP + HEIGHT * tick / 5
-        parts.append(
-            f'<path d="M{LEFT} {y:.1f}h{WIDTH}" stroke="#ddd"/><text x="{LEFT - 6}" '
-            f'y="{y + 4:.1f}" text-anchor="end">'
-            f"{low + (high - low) * (5 - tick) / 5:.2f}</text>"
-        )
-    return parts
-
-
-def _key(number, name, mark):
-    """Returns a line below the chart: a mark and what it stands for."""
-    y = TOP + HEIGHT + 40 + 16 * number
-    return [
-        f'<g transform="translate({LEFT} {y})">{mark}</g>'
-        f'<text x="{LEFT + 30}" y="{y}">{name}</text>'
-    ]
-
-
-def _svg(parts, lines):
-    """Returns the whole file, with room for so many lines below the chart."""
-    height = TOP + HEIGHT + 40 + 16 * lines
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 10} '
-        f'{height}" font-family="sans-serif" font-size="12" stroke-width="1.5">'
-    )
-    ground = '<rect width="100%" height="100%" fill="#fff"/>'
-    body = "\n".join(parts).replace("<text ", '<text stroke="none" ')
-    return f"{head}\n{ground}\n{body}\n</svg>\n"
 
 
 # ------------------------------------------------------------------ Markdown

@@ -16,7 +16,8 @@ U-Net of three levels are trained on augmented data.
 
 import sys
 
-from runner import Row, run
+from rows import Row
+from runner import run
 
 from saunet.training import Recipe
 

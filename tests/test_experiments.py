@@ -27,10 +27,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
 import bootstrap  # noqa: E402
+import charts  # noqa: E402
 import maps  # noqa: E402
 import others  # noqa: E402
 import runner  # noqa: E402
+import shipping  # noqa: E402
 import tables  # noqa: E402
+from records import (  # noqa: E402
+    PUBLISHED_SCORES,
+    comparison,
+    find_score,
+    key_of,
+    label,
+)
+from rows import RECIPE_NAMES, Row, estimate_hours  # noqa: E402
+from shipping import ship, weights_name  # noqa: E402
 
 PAPERS = {paper: __import__(paper) for paper in tables.PAPERS}
 ROWS = [(paper, row) for paper, module in PAPERS.items() for row in module.ROWS]
@@ -100,7 +111,7 @@ def test_published_counts_are_ours():
 def test_what_is_shipped_is_what_is_recorded():
     cards = {path.parent.name for path in (ROOT / "weights").glob("*/card.json")}
     recorded = {
-        runner.weights_name(record, dataset)
+        weights_name(record, dataset)
         for (paper, dataset), records in tables.load_results().items()
         for record in records
         if paper in PAPERS and tables.is_shipped(record, dataset)
@@ -114,7 +125,7 @@ def test_peers_get_the_scores_they_are_known_for():
 
     def scores(dataset, row, region):
         (record,) = [r for r in results["others", dataset] if r["row"] == row]
-        return runner.find_score(record, region, "pooled")
+        return find_score(record, region, "pooled")
 
     assert round(scores("drive", "second_observer", "fov")["f1"], 4) == 0.7891
     assert round(scores("drive", "second_observer", "frame")["f1"], 4) == 0.7889
@@ -132,7 +143,7 @@ def test_peers_get_the_scores_they_are_known_for():
 def test_a_row_has_three_recipes_of_its_network(paper, row):
     assert row.paper.model in MODELS
     assert row.dataset in DATASETS
-    for name in runner.RECIPE_NAMES:
+    for name in RECIPE_NAMES:
         recipe = row.recipe(name, seed=3)
         assert recipe.seed == 3
         assert recipe.model == row.paper.model
@@ -141,8 +152,8 @@ def test_a_row_has_three_recipes_of_its_network(paper, row):
         assert recipe.whole_epochs < recipe.epochs
         if recipe.schedule != "plateau":
             assert sum(n for n, _ in recipe.learning_rates) == recipe.epochs
-        assert runner.estimate_hours(recipe, row.dataset) > 0
-    assert runner.estimate_hours(row.recipe("budget"), row.dataset) < 4
+        assert estimate_hours(recipe, row.dataset) > 0
+    assert estimate_hours(row.recipe("budget"), row.dataset) < 4
 
 
 @each_row
@@ -207,8 +218,8 @@ def test_the_estimate_is_what_was_measured():
     """1.711 hours were; the estimate is from other measurements, of single steps."""
     key = ("sa_unet_v2", None, "budget", 0, 1)
     records = tables.load_results()["sa_unet_v2", "drive"]
-    (record,) = [r for r in records if runner.key_of(r) == key]
-    estimate = runner.estimate_hours(RECIPES["cpu"], "drive")
+    (record,) = [r for r in records if key_of(r) == key]
+    estimate = estimate_hours(RECIPES["cpu"], "drive")
     assert estimate == pytest.approx(record["hours"], rel=0.1)
 
 
@@ -216,7 +227,7 @@ def test_published_scores_belong_to_rows():
     with (ROOT / "experiments/published.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     rows = {
-        (paper, row.dataset, runner.label({"row": row.key, "fold": row.fold}))
+        (paper, row.dataset, label({"row": row.key, "fold": row.fold}))
         for paper, row in ROWS
     }
     assert {(x["paper"], x["dataset"], x["row"]) for x in lines} <= rows
@@ -225,7 +236,7 @@ def test_published_scores_belong_to_rows():
         assert protocol in {("frame", "pooled"), ("frame", "mean"), ("fov", "mean")} | {
             ("", "")
         }
-        assert all(0.6 < float(line[s]) < 1 for s in runner.PUBLISHED_SCORES if line[s])
+        assert all(0.6 < float(line[s]) < 1 for s in PUBLISHED_SCORES if line[s])
 
 
 # ------------------------------------------------------------------ runs
@@ -239,7 +250,7 @@ TINY = Recipe(
     steps_per_epoch=2,
     learning_rates=((2, 1e-2),),
 )
-ROW = runner.Row("sa_unet_v2", "Tiny", "drive", TINY)
+ROW = Row("sa_unet_v2", "Tiny", "drive", TINY)
 TRAIN = [fundus_like(32, 32, seed=i, name=f"2{i}") for i in range(3)]
 TEST = [fundus_like(30, 34, seed=9 + i, name=f"0{i}") for i in range(2)]
 
@@ -262,7 +273,6 @@ def toy(monkeypatch, tmp_path):
         "load_dataset",
         lambda name, folder, split, fold: TRAIN if split == "train" else TEST,
     )
-    monkeypatch.setattr(runner, "ROOT", ROOT)
 
     def run(*options, row=ROW):
         folders = ["--runs", tmp_path / "runs", "--results", tmp_path / "results"]
@@ -289,7 +299,7 @@ def test_a_run_is_recorded_with_its_images_and_compared(toy, capsys):
     assert row["images"] == ["20", "21", "22"]
     assert [i["name"] for i in row["per_image"]["frame"]] == ["00", "01"]
     assert len(row["history"]["loss"]) == 2
-    frame = runner.find_score(row, "frame", "mean")
+    frame = find_score(row, "frame", "mean")
     f1 = [i["f1"] or 0 for i in row["per_image"]["frame"]]
     assert frame["f1"] is None or frame["f1"] == pytest.approx(np.mean(f1))
     out = capsys.readouterr().out
@@ -358,8 +368,8 @@ def test_weights_in_the_way_are_seen_before_the_training(
 ):
     assert toy() == 0
     (record,) = rows_in(toy.path)
-    monkeypatch.setattr(runner, "SHIPPED", tmp_path / "weights")
-    place = runner.ship(record, ROW, toy.runs / "sa_unet_v2_drive_paper")
+    monkeypatch.setattr(shipping, "SHIPPED", tmp_path / "weights")
+    place = ship(record, ROW, toy.runs / "sa_unet_v2_drive_paper")
     assert place == tmp_path / "weights/sa_unet_v2_drive"
     (toy.runs / "sa_unet_v2_drive_paper").rename(tmp_path / "elsewhere")
     toy.path.unlink()
@@ -419,7 +429,7 @@ def test_shipped_weights_say_what_they_never_saw(toy, tmp_path):
     assert toy() == 0
     (record,) = rows_in(toy.path)
     folder = toy.runs / "sa_unet_v2_drive_paper"
-    target = runner.ship(record, ROW, folder, tmp_path / "weights")
+    target = ship(record, ROW, folder, tmp_path / "weights")
     card = read_card(target)
     assert card["data"]["images"] == ["20", "21", "22"]
     assert card["data"]["never_seen"] == ["00", "01"]
@@ -429,11 +439,11 @@ def test_shipped_weights_say_what_they_never_saw(toy, tmp_path):
     model = toy_network("again")
     model.load_weights(target / card["weights"])
     # once more is fine; other weights never take the place
-    runner.ship(record, ROW, folder, tmp_path / "weights")
+    ship(record, ROW, folder, tmp_path / "weights")
     model.set_weights([w + 1 for w in model.get_weights()])
     model.save_weights(folder / "last.weights.h5")
-    with pytest.raises(runner.InputError, match="another run"):
-        runner.ship(record, ROW, folder, tmp_path / "weights")
+    with pytest.raises(InputError, match="another run"):
+        ship(record, ROW, folder, tmp_path / "weights")
     assert read_card(target) == card
 
 
@@ -450,12 +460,12 @@ def test_weights_a_little_too_large_are_halved_and_scored_so(
     folder = toy.runs / "sa_unet_v2_drive_paper"
     assert toy() == 0
     size = (folder / "last.weights.h5").stat().st_size
-    monkeypatch.setattr(runner, "SHIPPED_BYTES", size - 1)
+    monkeypatch.setattr(shipping, "SHIPPED_BYTES", size - 1)
     toy.path.unlink()
     assert toy("--resume") == 0
     (record,) = rows_in(toy.path)
     assert record["weights"] == "last_float16.weights.h5"
-    target = runner.ship(record, ROW, folder, tmp_path / "weights")
+    target = ship(record, ROW, folder, tmp_path / "weights")
     trained, shipped = toy_network("trained"), toy_network("shipped")
     trained.load_weights(folder / "last.weights.h5")
     shipped.load_weights(target / "model.weights.h5")  # Keras's own reader
@@ -471,40 +481,36 @@ def test_weights_a_little_too_large_are_halved_and_scored_so(
 
 def test_large_weights_are_not_shipped(toy, tmp_path, monkeypatch):
     assert toy() == 0
-    monkeypatch.setattr(runner, "SHIPPED_BYTES", 100)
+    monkeypatch.setattr(shipping, "SHIPPED_BYTES", 100)
     folder = toy.runs / "sa_unet_v2_drive_paper"
     record = rows_in(toy.path)[0]
-    assert runner.ship(record, ROW, folder, tmp_path / "weights") is None
+    assert ship(record, ROW, folder, tmp_path / "weights") is None
     assert not (tmp_path / "weights").exists()
 
 
 def test_the_comparison_subtracts_only_where_the_protocol_is_known():
-    score = dict.fromkeys(runner.PUBLISHED_SCORES, 0.8)
+    score = dict.fromkeys(PUBLISHED_SCORES, 0.8)
     score |= {"region": "frame", "pooling": "pooled"}
     record = {"row": "a", "fold": None, "views": 1, "scores": [score]}
     known = {"region": "frame", "pooling": "pooled", "f1": 0.82}
-    text = runner.comparison([("drive", record)], {("drive", "a"): [known]})
+    text = comparison([("drive", record)], {("drive", "a"): [known]})
     assert text.splitlines()[1].split()[-4:] == ["f1", "0.8000", "0.8200", "-0.0200"]
     assert len(text.splitlines()) == 2
     score["mcc"] = None  # of an empty map
-    text = runner.comparison(
-        [("drive", record)], {("drive", "a"): [known | {"mcc": 1}]}
-    )
+    text = comparison([("drive", record)], {("drive", "a"): [known | {"mcc": 1}]})
     assert text.splitlines()[2].split()[-3:] == ["mcc", "undefined", "1.0000"]
     unknown = {"region": "", "pooling": "", "f1": 0.82}
-    text = runner.comparison([("drive", record)], {("drive", "a"): [unknown]})
+    text = comparison([("drive", record)], {("drive", "a"): [unknown]})
     assert "0.8200" not in text
 
 
 def test_the_authors_test_settings_belong_to_their_recipe_alone():
     (row, _) = PAPERS["ag_net"].ROWS
     for name, outputs in (("paper", "side_8"), ("budget", None)):
-        kwargs = runner._test_kwargs(row, name, row.recipe(name))
-        assert kwargs.get("outputs") == outputs
+        assert row.network_kwargs(name).get("outputs") == outputs
     stare = next(row for _, row in ROWS if row.fold == 4)
     for name, placement in (("paper", "bottom_right"), ("budget", "centered")):
-        padding = runner._test_padding(stare, name, stare.recipe(name))
-        assert padding["placement"] == placement
+        assert stare.padding(name)["placement"] == placement
 
 
 # ------------------------------------------------------------------ statistics
@@ -552,9 +558,9 @@ def test_unequal_lengths_are_refused():
 
 
 def test_holm_by_hand():
-    assert tables.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert tables.holm([0.5, 0.9]) == pytest.approx([1, 1])
-    assert tables.holm([]) == []
+    assert bootstrap.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert bootstrap.holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert bootstrap.holm([]) == []
 
 
 # ------------------------------------------------------------------ tables
@@ -650,7 +656,7 @@ def test_a_table_has_one_protocol_and_says_which():
 
 
 def test_the_chart_has_a_mark_for_each_image_and_method():
-    text = tables.image_chart({"a": {"x": 0.8, "y": 0.7}, "b": {"y": 0.75, "z": 0.1}})
+    text = charts.image_chart({"a": {"x": 0.8, "y": 0.7}, "b": {"y": 0.75, "z": 0.1}})
     marks = re.findall(r'cx="([\d.]+)" cy="([\d.]+)".*<title>(.*?)</title>', text)
     # y comes first, since a's F1 of it is lower; z is no image of a's
     assert [title for *_, title in marks] == [
@@ -661,16 +667,16 @@ def test_the_chart_has_a_mark_for_each_image_and_method():
     (left, low, _), (right, high, _), (middle, _, _) = marks
     assert left == middle
     assert float(left) < float(right)
-    assert (float(high), float(low)) == (tables.TOP, tables.TOP + tables.HEIGHT)
+    assert (float(high), float(low)) == (charts.TOP, charts.TOP + charts.HEIGHT)
 
 
 def test_curves_end_where_the_losses_do():
-    text = tables.curves({"a": {"loss": [1.0, 0.5]}})
+    text = charts.curves({"a": {"loss": [1.0, 0.5]}})
     (line,) = [x for x in text.splitlines() if x.startswith("<polyline")]
     last = line.partition('points="')[2].partition('"')[0].split()[-1]
     x, y = map(float, last.split(","))
-    assert x == tables.LEFT + tables.WIDTH
-    assert y == pytest.approx(tables.TOP + tables.HEIGHT * (1 - 0.5 / 1.02), abs=0.1)
+    assert x == charts.LEFT + charts.WIDTH
+    assert y == pytest.approx(charts.TOP + charts.HEIGHT * (1 - 0.5 / 1.02), abs=0.1)
 
 
 def test_an_observer_is_scored_against_the_first():

@@ -1,0 +1,154 @@
+"""A line of a paper's table as data: its network, and its recipe by three names.
+
+`paper`: the authors' settings. `budget`: two CPU cores and one to four hours. `best`:
+ours, twice as long.
+"""
+
+import csv
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from saunet.quiet import load_framework
+
+load_framework()  # before the rooms below do it, aloud
+
+from saunet.data.datasets import DATASETS
+from saunet.data.padding import padded_size
+from saunet.inference import PADDING
+from saunet.models import FACTS
+from saunet.training import RECIPES, Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE_NAMES = ("paper", "budget", "best")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a paper's table.
+
+    Attributes:
+        key: Name of the row in files; most often the network's key.
+        title: What the paper calls it.
+        dataset: Key of `DATASETS`.
+        paper: The authors' `Recipe`.
+        changes: Fields that make this row what it is under every recipe, such as
+            `{"augmentation": "none"}`; the network and the loss do so anyway.
+        fold: Of STARE; which images are the test part.
+        test_kwargs: Options of the network that differ at the test.
+        test_placement: Padding at the test, where it is not that of training.
+    """
+
+    key: str
+    title: str
+    dataset: str
+    paper: Recipe
+    changes: dict = field(default_factory=dict)
+    fold: int | None = None
+    test_kwargs: dict = field(default_factory=dict)
+    test_placement: str | None = None
+
+    def recipe(self, name, seed=0):
+        """Returns the `Recipe` of one of `RECIPE_NAMES`."""
+        made = {"paper": lambda row: row.paper, "budget": budget, "best": best}
+        return replace(made[name](self), seed=seed)
+
+    def network_kwargs(self, name):
+        """Returns the options of the network that is tested, and shipped."""
+        # What the authors test with belongs to their recipe alone.
+        theirs = self.test_kwargs if name == "paper" else {}
+        return self.recipe(name).model_kwargs | theirs
+
+    def padding(self, name):
+        """Returns the padding of photographs at the test."""
+        recipe = self.recipe(name)
+        # Random views are of the photograph's middle, whatever `placement` says.
+        trained = "centered" if recipe.augmentation == "random" else recipe.placement
+        tested = self.test_placement if name == "paper" else None
+        return {**PADDING, "placement": tested or trained}
+
+    def run_name(self, name, seed):
+        """Returns the name of the folder of a run."""
+        parts = [self.key, self.dataset, name]
+        parts += [] if self.fold is None else [f"fold{self.fold}"]
+        return "_".join(parts + ([f"seed{seed}"] if seed else []))
+
+
+def budget(row):
+    """Two CPU cores and one to four hours: the recipe `cpu` with the row's own loss.
+
+    The number of steps is what SA-UNet's GFLOPs allow on DRIVE, so that a larger
+    network or photograph costs no more computing, and sees fewer views. The folds of
+    STARE, five networks for one row, have half the batch and as many steps.
+    """
+    kwargs = dict(row.paper.model_kwargs)
+    if "rate" in kwargs:
+        kwargs["rate"] = 0.1
+    base = replace(
+        RECIPES["cpu"],
+        model=row.paper.model,
+        model_kwargs=kwargs,
+        loss=row.paper.loss,
+        loss_kwargs=row.paper.loss_kwargs,
+    )
+    gflops = FACTS[row.paper.model].gflops
+    batch_size = 8 if gflops < 100 and row.fold is None else 4
+    whole = _whole_pixels(row.dataset)
+    crops = base.epochs - base.whole_epochs
+
+    def pixels(batch, whole):
+        views = crops * batch * base.crop**2
+        return views + base.whole_epochs * max(1, batch // 4) * whole
+
+    allowed = 100 * 26.6 * pixels(8, _whole_pixels("drive"))
+    steps = int(allowed / (gflops * pixels(batch_size, whole)))
+    changes = {"batch_size": batch_size, "steps_per_epoch": min(100, steps)}
+    return replace(base, **(changes | row.changes))
+
+
+def best(row):
+    """Ours: twice the steps of `budget`, half of the views upright, BCE and MCC.
+
+    By what networks of `budget` do on DRIVE's training images: there they score as on
+    the test, so they are trained too little, and SA-UNet takes the rim of the frame for
+    a vessel, which no view that is turned by any angle shows as it is.
+    """
+    longer = {
+        "loss": "bce_mcc",
+        "loss_kwargs": {},
+        "upright": 0.5,
+        "epochs": 120,
+        "whole_epochs": 30,
+        "learning_rates": ((120, 2e-3),),
+    }
+    return replace(budget(row), **(longer | row.changes))
+
+
+def _whole_pixels(dataset):
+    height, width = padded_size(*DATASETS[dataset].size)
+    return height * width
+
+
+def estimate_hours(recipe, dataset):
+    """Returns the hours a run takes on two CPU cores, at most (no early stopping).
+
+    From the measured seconds of a step on 4x128x128 pixels, in proportion.
+    """
+    with (ROOT / "benchmarks/results/one_epoch.csv").open(newline="") as file:
+        times = {
+            row["model"]: float(row["seconds_per_step"]) for row in csv.DictReader(file)
+        }
+    whole = _whole_pixels(dataset)
+    images = len(DATASETS[dataset].train) or 16
+    held_out = recipe.validation
+    images -= held_out if isinstance(held_out, int) else len(held_out)
+    copies = 13 if recipe.augmentation == "thirteen" else 1
+    if recipe.augmentation == "random" and recipe.crop:
+        crops = recipe.epochs - recipe.whole_epochs
+        batch = max(1, recipe.batch_size // 4)
+        pixels = crops * recipe.batch_size * recipe.crop**2
+        pixels = (pixels + recipe.whole_epochs * batch * whole) * recipe.steps_per_epoch
+    elif recipe.steps_per_epoch:
+        pixels = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size * whole
+    else:
+        pixels = recipe.epochs * images * copies * whole
+    return pixels / (4 * 128**2) * times[recipe.model] / 3600

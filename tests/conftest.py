@@ -33,7 +33,7 @@ def shared():
     def find(name):
         folder = SHARED / name
         if not folder.is_dir():
-            pytest.skip(f"{folder} not found: set SAUNET_SHARED to its parent")
+            pytest.skip(f"no {folder}: SAUNET_SHARED names a folder not published")
         return folder
 
     return find

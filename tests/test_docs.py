@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from test_layout import RANKS
 
 from saunet.data.padding import padded_size
 from saunet.models import build_model
@@ -47,6 +48,14 @@ def test_every_extra_is_explained():
     install = (DOCS / "install.md").read_text(encoding="utf-8")
     assert {"docs", "openvino"} <= extras
     assert set(re.findall(r"^\| `(\w+)` \|", install, re.M)) == extras
+
+
+def test_the_rooms_of_contributing_are_those_that_the_tests_enforce():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    ([a-z, ]+)$", text, re.M)
+    ranks = [{RANKS[room] for room in line.split(", ")} for line in lines]
+    assert ranks == [{rank} for rank in sorted(set(RANKS.values()))[:-1]]
+    assert set(", ".join(lines).split(", ")) == set(RANKS) - {"__main__"}
 
 
 def test_every_command_of_the_pages_exists():

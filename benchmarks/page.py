@@ -11,11 +11,11 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = """\
 # Speed
 
-Every figure is a median, measured beside what it is compared with: in one process, in
-turns, after a warm-up. Ratios carry over to other machines, milliseconds do not. The
-files behind the tables are in `benchmarks/results`, with versions, threads and commit;
-each table names the command that makes it. `saunet benchmark MODEL` prints the engines'
-table for your own machine.
+Every time is a median, after a warm-up; what is compared with the stock build took
+turns with it in one process. Ratios carry over to other machines, milliseconds do not.
+The files behind the tables are in `benchmarks/results`, with versions, threads and
+commit; each table names the command that makes it. `saunet benchmark MODEL` prints the
+engines' table for your own machine.
 
 "Stock" is the same network of Keras's own layers (`benchmarks/stock.py`: its
 GroupNormalization and BatchNormalization, and DropBlock by keras-cv's formula), with
@@ -23,10 +23,17 @@ the same weights.
 
 ## One photograph
 
-592x592 pixels, one image, {inference_device}. *of limit*: the time over that of the
-network's bare multiplications and additions, at the speed of a float32 matrix product
-on the same machine ({matmul} GFLOP/s here). F1 and AUC: the shipped weights on DRIVE's
-20 test images, whole frame, pooled, threshold 0.5.
+592x592 pixels, one image, {inference_device}.
+
+- `stock predict`: `model.predict` of the stock build, what a Keras user has; `predict`:
+  the same call on our build; the rest are `Segmenter`'s engines, and graphs of 8-bit
+  integers and LiteRT that `saunet export` wrote.
+- *Of limit*: the time over that of the network's bare multiplications and additions, at
+  the speed of a float32 matrix product on the same machine ({matmul} GFLOP/s
+  when the networks were measured).
+- *Largest difference*: of any pixel's probability from the network's first row.
+- F1 and AUC: the shipped weights on DRIVE's 20 test images, whole frame, pooled,
+  threshold 0.5.
 
 `python benchmarks/inference.py --data-dir DRIVE`
 
@@ -34,26 +41,29 @@ on the same machine ({matmul} GFLOP/s here). F1 and AUC: the shipped weights on 
 
 What the numbers say:
 
-- `Segmenter` takes OpenVINO where it is installed (`pip install 'saunet[openvino]'`),
-  else Keras. {default}
-- The stock build allocates much, and its time hangs on how fast the system hands out
+- `Segmenter` takes OpenVINO where it is installed (`pip install '.[openvino]'`),
+  else Keras.
+  {default}
+- The stock build allocates much, so its time depends on how fast the system hands out
   memory: SA-UNetv2 took 338, 220 and 249 ms in three runs (OpenVINO 96, 75 and 78).
   The table is of the last one.
 - Of SA-UNetv2 the stock build is the one that is off by 0.0015: its means over a map
   lose digits in float32, ours do not (6e-6 from float64 on DRIVE photographs).
-- In float32 no engine can be faster than the arithmetic, "of limit" 1.00.
+- In float32 an engine can hardly be faster than the arithmetic, "of limit" 1.00, a
+  figure that is as exact as the matrix product's own time.
 - bfloat16 and 8-bit integers change a few pixels near the threshold; the F1 column says
   by how much. How fast they are depends on the processor: this one has bfloat16 and
   8-bit instructions, but not Intel's AMX, which multiplies four times faster still.
 - The first call compiles: about a quarter of a second on OpenVINO, some seconds on
   Keras. On OpenVINO the first size, and each other size that comes twice, gets a
   graph of its own; a size that comes once runs in a graph for all sizes. Keras compiles
-  once more, for all sizes, when a second size comes.
+  again when a second size comes, then for all sizes.
 
 ## Larger images, more images
 
 `python benchmarks/scaling.py`: random images, each point in a process of its own.
-Memory is what the process's peak rose by.
+Memory is what the process's peak rose by. Measured earlier, on slower cores: compare
+rows of one table only.
 
 ![Time and memory against the image's side and against the batch](scaling.png)
 
@@ -78,9 +88,10 @@ def main():
 def page():
     """Returns the text of docs/speed.md."""
     inference, scaling = read("inference"), read("scaling")
+    speeds = dict.fromkeys(f"{float(r['matmul_gflops']):.0f}" for r in inference)
     return PAGE.format(
         inference_device=inference[0]["device"],
-        matmul=round(float(inference[0]["matmul_gflops"])),
+        matmul=" and ".join(speeds),
         inference=table(
             {
                 "network": "model",

@@ -187,15 +187,18 @@ def draw_branches(branches, joined, title, *, start="input"):
     axis.set_title(title, fontsize=10, loc="left")
 
 
-def draw_u(down, bottleneck, up, title, *, skips=None):
+def draw_u(down, bottleneck, up, title, *, gates=None):
     """Draws a U-Net as the papers do.
+
+    A text that begins with `*` has a strong colour, a further line that does so alone.
 
     Args:
         down: List of texts, one an encoder level, from the top.
         bottleneck: List of texts, from left to right.
         up: List of texts, one a decoder level, from the top.
         title: String.
-        skips: List of texts on the skip connections, from the top; none by default.
+        gates: List of texts, from the top, one a skip connection: what lets it pass
+            by what the decoder says; none by default.
     """
     _figure, axis = _canvas(8.2, 0.95 * (len(down) + 1) + 0.7)
     left, right, bottom = 0, 6, len(down)
@@ -203,11 +206,12 @@ def draw_u(down, bottleneck, up, title, *, skips=None):
         _box(axis, left, level, here, width=1.7)
         _box(axis, right, level, there, width=1.7)
         _arrow(axis, (left + 0.87, level), (right - 0.87, level), style="--")
-        if skips:
-            _box(axis, 3, level, skips[level], width=1.9, height=0.42)
+        if gates:
+            _box(axis, 3, level, gates[level], width=1.9, height=0.42)
+            _elbow(axis, (right, level + 0.45), (3, level + 0.21), True)
         if level:
             _arrow(axis, (left, level - 0.66), (left, level - 0.34), "pool 2x2")
-            _arrow(axis, (right, level - 0.34), (right, level - 0.66), "up 2x2")
+            _arrow(axis, (right, level - 0.34), (right, level - 0.66), "up x2")
     span = 4 / max(len(bottleneck), 1)
     places = [1 + span * (number + 0.5) for number in range(len(bottleneck))]
     for place, text in zip(places, bottleneck, strict=True):
@@ -217,7 +221,7 @@ def draw_u(down, bottleneck, up, title, *, skips=None):
     _elbow(axis, (left, bottom - 0.66), (places[0] - 0.4 * span, bottom), False)
     _elbow(axis, (places[-1] + 0.4 * span, bottom), (right, bottom - 0.66), True)
     axis.text(left - 0.06, bottom - 0.25, "pool 2x2", ha="right", fontsize=7, color=INK)
-    axis.text(right + 0.06, bottom - 0.25, "up 2x2", ha="left", fontsize=7, color=INK)
+    axis.text(right + 0.06, bottom - 0.25, "up x2", ha="left", fontsize=7, color=INK)
     _arrow(axis, (left - 1.35, 0), (left - 0.87, 0))
     _arrow(axis, (right + 0.87, 0), (right + 1.35, 0))
     axis.text(left - 1.4, 0, "RGB", ha="right", va="center", fontsize=8)
@@ -233,19 +237,19 @@ def _canvas(width, height):
 
 
 def _box(axis, x, y, text, *, width, height=0.64):
-    colour = STRONG if text.startswith("*") else PALE
-    axis.add_patch(
-        plt.Rectangle(
-            (x - width / 2, y - height / 2),
-            width,
-            height,
-            facecolor=colour,
-            edgecolor=INK,
-            linewidth=0.8,
-            zorder=2,
-        )
-    )
-    axis.text(x, y, text.lstrip("*"), ha="center", va="center", fontsize=7.5, zorder=3)
+    # Lines of their own colours have a stripe each.
+    stripes = text.split("\n") if "\n*" in text else [text]
+    tall = height / len(stripes)
+    for number, stripe in enumerate(stripes):
+        centre = y + (number - (len(stripes) - 1) / 2) * tall
+        colour = STRONG if stripe.startswith("*") else PALE
+        corner = (x - width / 2, centre - tall / 2)
+        axis.add_patch(plt.Rectangle(corner, width, tall, facecolor=colour, zorder=2))
+        words = stripe.lstrip("*")
+        axis.text(x, centre, words, ha="center", va="center", fontsize=7.5, zorder=3)
+    corner = (x - width / 2, y - height / 2)
+    frame = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8, "zorder": 2}
+    axis.add_patch(plt.Rectangle(corner, width, height, **frame))
 
 
 def _arrow(axis, start, end, text="", *, style="-"):

@@ -105,15 +105,17 @@ draw_chain(
 # ```
 #
 # ## The network (figure 1)
+#
+# Orange has attention.
 
 # %%
 draw_u(
-    [f"residual block {width}\nRSAB {width}" for width in (16, 32, 64)],
+    [f"residual block {width}\n*RSAB {width}" for width in (16, 32, 64)],
     ["residual block 128", "*RSAB 128"],
     [
-        "concat, residual 16, RSAB\nconv 1x1, sigmoid",
-        "concat\nresidual 32, RSAB 32",
-        "concat\nresidual 64, RSAB 64",
+        "concat, residual 16\n*RSAB 16\nconv 1x1, sigmoid",
+        "concat, residual 32\n*RSAB 32",
+        "concat, residual 64\n*RSAB 64",
     ],
     "RSAN",
 )

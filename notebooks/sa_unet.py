@@ -154,6 +154,8 @@ assert np.allclose(np.array(by_hand(tiny))[0, 0], tiny[0, 0] * expected[:, None]
 # The paper's main figure: a U of three levels. Each blue box is two units; the number
 # is that of its channels. Orange is what the paper adds in the middle. A dashed line
 # is a skip connection: the decoder gets the encoder's map beside its own.
+#
+# Up: a transposed convolution, kernel 3x3, stride 2; the paper's "2x2" is the stride.
 
 # %%
 draw_u(

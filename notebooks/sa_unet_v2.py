@@ -132,6 +132,9 @@ assert gate.count_params() == 98
 
 # %% [markdown]
 # ## The network
+#
+# Each cross-scale attention gets two maps: the skip connection's, and the decoder's
+# after it was enlarged.
 
 # %%
 draw_u(
@@ -143,11 +146,11 @@ draw_u(
         "concat\nunit 48, unit 48",
     ],
     "SA-UNetv2",
-    skips=["*cross-scale attention"] * 3,
+    gates=["*cross-scale attention"] * 3,
 )
 
 # %% [markdown]
-# In code, the decoder is four lines a level:
+# In code, each level of the decoder begins with
 #
 # ```python
 # x = up_conv(x, width, name=f"up{level}")

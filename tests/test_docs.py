@@ -115,7 +115,7 @@ def site(tmp_path_factory):
     """The built site; a warning is an error."""
     for package in ("mkdocs", "material", "mkdocstrings_handlers"):
         if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'saunet[docs]'")
+            pytest.skip(f"{package} is not installed: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],

@@ -63,7 +63,7 @@ def load_weights(model, path):
             values = [_read(stored, path) for _, stored in slots]
     except (InputError, PermissionError):
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         with path.open("rb") as file:
             known = file.read(4) == b"\x89HDF"
         state = "damaged or cut short" if known else "not an HDF5 file"
@@ -86,9 +86,8 @@ def save_weights(model, path, *, file_format="keras"):
             that `load_weights` of TensorFlow 2.12 reads by order.
 
     Raises:
-        InputError: unknown format, or a suffix that would make Keras read the file
-            as the other format.
-        OSError: the folder cannot be written.
+        InputError: unknown format, a suffix that would make Keras read the file as
+            the other format, or the folder is missing or unwritable, or the disk full.
     """
     path = Path(path)
     if file_format not in ("keras", "legacy"):
@@ -102,7 +101,9 @@ def save_weights(model, path, *, file_format="keras"):
             f"{path.name!r} does not fit the {file_format} format, whose names end in "
             f"{expected}: Keras tells the formats apart by this; rename it"
         )
-    with _replacing(path) as beside:
+    # HDF5's own pages besides the numbers; more than it takes.
+    pages = 4096 * (len(model.layers) + len(model.weights))
+    with _replacing(path, 4 * model.count_params() + pages) as beside:
         if file_format == "keras":
             # A model around the same layers has no optimizer to be saved.
             bare = keras.Model(model.inputs, model.outputs, name=model.name)
@@ -327,16 +328,34 @@ def _set_names(group, attribute, names):
 
 
 @contextlib.contextmanager
-def _replacing(path):
-    """Yields a path beside `path`; renames it onto `path` if all went well."""
+def _replacing(path, size=0):
+    """Yields a path beside `path`; renames it onto `path` if all went well.
+
+    Args:
+        path: `Path` of the file.
+        size: Integer, bytes for which there must be room.
+
+    Raises:
+        InputError: the folder is missing or unwritable, or the disk is full.
+    """
     beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        try:
+            # HDF5 brings Python down if the disk is full in the midst of a file.
+            beside.write_bytes(bytes(size))
+            yield beside
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # h5py raises both
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else " ".join(str(error).split())
+        raise InputError(
+            f"{path}: cannot be written ({reason}): give an existing, writable folder "
+            "with free space"
+        ) from error
 
 
 # ---------------------------------------------------------------- shipped weights

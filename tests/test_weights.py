@@ -1,6 +1,7 @@
 """Weights files of every kind, each way they can be wrong, and cards."""
 
 import json
+import resource
 
 import h5py
 import keras
@@ -369,6 +370,15 @@ def test_a_giant_array_is_refused_before_it_is_read(tmp_path):
     assert "(1, 1, 8, 1) (1000000000000,), the network 'logits'" in message
 
 
+@pytest.mark.parametrize("names", [5, h5py.Empty("S1")])
+def test_a_list_of_names_that_is_none_is_refused(names, tmp_path):
+    def change(layer):
+        layer.file.attrs["layer_names"] = names
+
+    message = refuses(small_model(), legacy_file(tmp_path, change))
+    assert "is damaged or cut short" in message
+
+
 # ------------------------------------------------------------------ writing
 
 
@@ -392,10 +402,57 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(weights.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         save_weights(small_model(), path, file_format="legacy")
     assert path.read_bytes() == b"old"
     assert [one.name for one in tmp_path.iterdir()] == ["model.h5"]
+
+
+def refuses_to_write(path, file_format, reason):
+    with pytest.raises(InputError) as error:
+        save_weights(small_model(), path, file_format=file_format)
+    assert str(error.value) == (
+        f"{path}: cannot be written ({reason}): give an existing, writable folder with "
+        "free space"
+    )
+
+
+@pytest.mark.parametrize("file_format", ["keras", "legacy"])
+def test_a_full_disk_is_told_before_hdf5_meets_it(file_format, tmp_path):
+    """A limit of the system on the size of a file stands in for the disk."""
+    path = tmp_path / name_of(file_format)
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        refuses_to_write(path, file_format, "File too large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    save_weights(small_model(), path, file_format=file_format)
+    # room was made for more than the file takes
+    pages = 4096 * sum(1 + len(layer.weights) for layer in small_model().layers)
+    assert path.stat().st_size < pages
+
+
+@pytest.mark.parametrize("file_format", ["keras", "legacy"])
+def test_a_folder_that_is_none_is_told_without_our_part_s_name(file_format, tmp_path):
+    (tmp_path / "file").touch()
+    name = name_of(file_format)
+    missing, inside = tmp_path / "none" / name, tmp_path / "file" / name
+    refuses_to_write(missing, file_format, "No such file or directory")
+    refuses_to_write(inside, file_format, "Not a directory")
+
+
+def test_what_hdf5_cannot_write_is_refused(tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("Can't decrement id ref count\n(disk full)")
+
+    monkeypatch.setattr(weights, "_write_legacy", broken)
+    reason = "Can't decrement id ref count (disk full)"
+    refuses_to_write(tmp_path / "model.h5", "legacy", reason)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

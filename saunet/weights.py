@@ -361,7 +361,8 @@ def _replacing(path, size=0):
 # ---------------------------------------------------------------- shipped weights
 
 # key -> the keys it must hold; `None` for a plain value. `preprocessing` may hold
-# `fov_diameter` too: of the field of view in the training images, pixels.
+# `fov_diameter` too: of the field of view in the training images, pixels. `storage`
+# may say how the weights are stored, `training.commit` by what code they were trained.
 CARD_KEYS = {
     "name": None,
     "model": None,
@@ -585,9 +586,14 @@ def render_readme(card):
     """
     padding = card["preprocessing"]["padding"]
     threshold, data, training = card["threshold"], card["data"], card["training"]
+    commit = training.get("commit")
     shape = "a square" if padding["square"] else "sides"
     diameter = card["preprocessing"].get("fov_diameter")
     field = f" Field of view: {diameter} pixels across." if diameter else ""
+    call = "probability = segmenter.predict(image)"
+    if diameter:
+        call = "# scaled to vessels as wide as in training, as `saunet predict` does\n"
+        call += 'probability = segmenter.predict(image, scale="auto")'
     sections = {
         "Intended use": (
             f"Vessel probability of each pixel of a colour fundus photograph, by "
@@ -596,7 +602,7 @@ def render_readme(card):
             "```python\n"
             "import saunet\n\n"
             f'segmenter = saunet.load_pretrained("{card["name"]}")\n'
-            "probability = segmenter.predict(image)  # (H, W, 3) -> (H, W) in [0, 1]\n"
+            f"{call}  # (H, W, 3) -> (H, W) in [0, 1]\n"
             "```"
         ),
         "Data and split": (
@@ -616,6 +622,7 @@ def render_readme(card):
                 f"- seed: {training['seed']}",
                 f"- device: {training['device']}, {training['hours']} hours",
                 f"- versions: {_plain(training['versions'])}",
+                *([f"- commit: {commit}"] if commit else []),
             ]
         ),
         "Limits": _plain(card["limits"]),
@@ -623,7 +630,8 @@ def render_readme(card):
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     file = f"`{card['weights']}`, sha256 `{card['sha256']}`."
-    return f"# {card['name']}\n\n{file}\n\n{body}\n"
+    storage = f"\n{card['storage']}" if card.get("storage") else ""
+    return f"# {card['name']}\n\n{file}{storage}\n\n{body}\n"
 
 
 def _options(model_kwargs):
@@ -632,9 +640,26 @@ def _options(model_kwargs):
 
 
 def _bullets(recipe):
+    """Lists what a recipe sets: no field that is empty, 0 or without effect."""
     if not isinstance(recipe, dict):
         return [f"- recipe: {recipe}"]
-    return [f"- {key}: {_plain(value)}" for key, value in recipe.items()]
+    fields = {key: _plain(value) for key, value in recipe.items() if value}
+    schedule = recipe.get("schedule")
+    if schedule != "plateau":
+        fields.pop("plateau", None)
+    if "learning_rates" in fields:
+        fields["learning_rates"] = _rates(recipe["learning_rates"], schedule)
+    # The seed is the training's own.
+    return [f"- {key}: {words}" for key, words in fields.items() if key != "seed"]
+
+
+def _rates(rates, schedule):
+    """Words for `[[epochs, rate], ...]`, of which the last rate stays."""
+    if schedule in ("one_cycle", "plateau"):
+        return f"{rates[0][1]} at most"
+    *before, (_, last) = rates
+    words = [f"{epochs} epochs at {rate}" for epochs, rate in before]
+    return ", then ".join([*words, str(last)])
 
 
 def _plain(value):

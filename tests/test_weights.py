@@ -556,8 +556,57 @@ def test_the_readme_says_what_the_card_says(tmp_path):
         "- loss: bce_mcc\n- steps: 2700\n- seed: 0\n- device: CPU, 1.5 hours",
         "One camera only.",
         "CC BY 4.0",
+        "segmenter.predict(image)  # (H, W, 3) -> (H, W) in [0, 1]",
     ):
         assert words in text
+
+
+def test_the_readme_says_what_a_card_may_say_besides(tmp_path):
+    card = card_of(tmp_path)
+    card["storage"] = "Kernels are stored in float16."
+    card["preprocessing"]["fov_diameter"] = 540
+    card["training"]["commit"] = "0123abc"
+    lines = render_readme(card).splitlines()
+    sha256 = f"`model.weights.h5`, sha256 `{card['sha256']}`."
+    assert lines[2:5] == [sha256, "Kernels are stored in float16.", ""]
+    assert "- commit: 0123abc" in lines
+    call = next(line for line in lines if line.startswith("probability"))
+    assert call.startswith('probability = segmenter.predict(image, scale="auto")  # (H')
+    assert len(call) <= 88
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates", "words"),
+    [
+        ("steps", [[100, 1e-3], [50, 1e-4]], "100 epochs at 0.001, then 0.0001"),
+        ("steps", [[1, 1e-3]], "0.001"),
+        ("one_cycle", [[60, 2e-3]], "0.002 at most"),
+        ("plateau", [[1, 1e-3]], "0.001 at most"),
+    ],
+)
+def test_the_readme_lists_what_a_recipe_sets(schedule, rates, words, tmp_path):
+    card = card_of(tmp_path)
+    card["training"]["recipe"] = {
+        "loss_kwargs": {},
+        "batch_size": 8,
+        "weight_decay": 0.0,
+        "learning_rates": rates,
+        "schedule": schedule,
+        "plateau": [0.5, 10, 1e-6],
+        "clip_norm": None,
+        "validation": ["21", "22"],
+        "seed": 0,
+    }
+    text = render_readme(card).split("## Training\n\n")[1].split("\n- device")[0]
+    plateau = ["- plateau: 0.5, 10, 1e-06"] if schedule == "plateau" else []
+    assert text.splitlines() == [
+        "- batch_size: 8",
+        f"- learning_rates: {words}",
+        f"- schedule: {schedule}",
+        *plateau,
+        "- validation: 21, 22",
+        "- seed: 0",
+    ]
 
 
 def test_weights_with_another_digest_are_refused(tmp_path):
@@ -648,6 +697,12 @@ def test_each_shipped_weight_is_sound_and_fits_its_network():
         folder = find_pretrained(name)
         card = read_card(folder)
         assert card["name"] == name
-        assert (folder / "README.md").read_text(encoding="utf-8") == render_readme(card)
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert text == render_readme(card)
+        training = text.split("## Training\n\n")[1].split("\n\n")[0].splitlines()
+        fields = dict(line.removeprefix("- ").split(": ", 1) for line in training)
+        assert len(fields) == len(training)  # none stands there twice
+        assert all(fields.values())
+        assert fields["commit"] == card["training"]["commit"]
         model = build_model(card["model"], **card["model_kwargs"])
         load_weights(model, folder / card["weights"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from saunet.data.padding import pad, padded_size, unpad
+from saunet.data.padding import checked_padding, pad, padded_size, unpad
 from saunet.errors import InputError
 
 
@@ -54,6 +54,30 @@ def test_a_size_too_small_names_both():
         pad(np.ones((20, 10)), (16, 16))
     with pytest.raises(InputError, match=r"20x10 .* 16x16"):
         unpad(np.ones((16, 16)), (20, 10))
+
+
+PADDING = {"placement": "centered", "multiple": 16, "square": True}
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        3,
+        [*PADDING],
+        {},
+        {**PADDING, "colour": "black"},
+        {**PADDING, "placement": "top"},
+        {**PADDING, "placement": ["centered"]},
+        {**PADDING, "multiple": 0},
+        {**PADDING, "multiple": 16.0},
+        {**PADDING, "multiple": True},
+        {**PADDING, "square": 1},
+    ],
+)
+def test_a_padding_that_makes_no_sense_is_refused(padding):
+    assert checked_padding(PADDING) == PADDING
+    with pytest.raises(InputError, match="makes no sense: expected placement"):
+        checked_padding(padding)
 
 
 def test_an_unknown_placement_names_the_known():

@@ -7,6 +7,30 @@ from saunet.errors import InputError
 PLACEMENTS = ("centered", "bottom_right")
 
 
+def checked_padding(padding):
+    """Returns a padding as a dictionary: `{"placement", "multiple", "square"}`.
+
+    Raises:
+        InputError: it has other keys, an unknown placement, a multiple that is no
+            integer of at least 1, or a square that is no bool.
+    """
+    keys = {"placement", "multiple", "square"}
+    if not (
+        isinstance(padding, dict)
+        and set(padding) == keys
+        and padding["placement"] in PLACEMENTS
+        and type(padding["multiple"]) is int
+        and padding["multiple"] >= 1
+        and type(padding["square"]) is bool
+    ):
+        raise InputError(
+            f"padding {padding!r} makes no sense: expected placement "
+            f"({' or '.join(PLACEMENTS)}), multiple (an integer of at least 1) and "
+            f"square (true or false)"
+        )
+    return dict(padding)
+
+
 def padded_size(height, width, *, multiple=16, square=True):
     """Returns the size an image is padded to before a network sees it.
 

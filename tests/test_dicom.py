@@ -105,6 +105,21 @@ def test_compressed(tmp_path):
     np.testing.assert_array_equal(read_image(path), pixels)
 
 
+def test_a_compression_that_nothing_decodes_is_named(tmp_path, monkeypatch):
+    kind = pydicom.uid.JPEGLosslessSV1
+    monkeypatch.setattr(pydicom.pixels.get_decoder(kind), "_available", {})
+    path = write(tmp_path / "eye.dcm", random(32, 32, 3), "RGB")
+    data = pydicom.dcmread(path)
+    data.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8"])
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = kind
+    data.save_as(path)
+    message = r"eye\.dcm: is compressed as JPEG Lossless.*: pip install pylibjpeg "
+    with pytest.raises(InputError, match=message) as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_photograph_is_refused(tmp_path):
     path = tmp_path / "eye.dcm"
     with pytest.raises(InputError, match=r"eye\.dcm: 5 frames"):

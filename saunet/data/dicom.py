@@ -33,8 +33,8 @@ def read_dicom(file, path):
         applied: the network was trained on what cameras write.
 
     Raises:
-        InputError: pydicom is not installed, or the file holds no picture, several
-            frames, signed or too many pixels.
+        InputError: pydicom or what decodes the file's compression is not installed,
+            or the file holds no picture, several frames, signed or too many pixels.
         Exception: of many kinds, for a damaged file.
     """
     try:
@@ -63,7 +63,16 @@ def read_dicom(file, path):
             f"{path}: signed pixels, expected those of a photograph: export it as TIFF"
         )
     kind, bits = data.PhotometricInterpretation, int(data.BitsStored)
-    pixels = pixel_array(data)  # YBR becomes RGB here
+    try:
+        pixels = pixel_array(data)  # YBR becomes RGB here
+    except RuntimeError as error:
+        if "missing dependencies" not in str(error):
+            raise
+        raise InputError(
+            f"{path}: is compressed as {data.file_meta.TransferSyntaxUID.name}, and "
+            f"what decodes it is not installed: pip install pylibjpeg "
+            f"pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        ) from error
     if kind == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
         bits = 8 * pixels.dtype.itemsize

@@ -22,6 +22,7 @@ from saunet.models import build_model
         (100, 40, 10, [0, 30, 60]),  # ends at 100 exactly
         (101, 40, 10, [0, 30, 60, 61]),  # the last is flush
         (40, 40, 10, [0]),
+        (40, 40, 40, [0]),  # one tile, which shares nothing
         (41, 40, 10, [0, 1]),
         (70, 40, 10, [0, 30]),
     ],
@@ -219,6 +220,19 @@ def test_what_the_engine_gets_at_once_is_bounded():
     seen.clear()
     segmenter.predict(np.zeros((100, 100, 3), np.uint8), tile=592)
     assert seen == [(1, 112, 112, 3)]  # smaller than a tile: as it is
+
+
+def test_an_image_as_narrow_as_what_tiles_share_is_cut_lengthwise():
+    segmenter = Segmenter(
+        None,
+        name="x",
+        engine=lambda batch: batch[..., :1],
+        padding={"placement": "centered", "multiple": 16, "square": False},
+    )
+    image = np.random.default_rng(0).integers(0, 256, (280, 4000, 3), np.uint8)
+    np.testing.assert_allclose(
+        segmenter.predict(image), image[..., 0] / np.float32(255), atol=1e-6
+    )
 
 
 def test_a_tile_is_a_multiple_of_the_cards_multiple():

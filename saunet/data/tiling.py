@@ -24,13 +24,16 @@ def tile_starts(length, tile, overlap, step=1):
 
     Args:
         length: int, pixels of the axis.
-        tile: int, pixels of a tile; at most `length`.
-        overlap: int, the least that two neighbours share; less than `tile`.
+        tile: int, pixels of a tile.
+        overlap: int, the least that two neighbours share; less than `tile`, unless one
+            tile is all.
         step: int; a start is a multiple of it if `length` and `tile` are.
 
     Returns:
         List of ints; the last tile ends where the axis ends.
     """
+    if tile >= length:
+        return [0]
     stride = (tile - overlap) // step * step
     starts = list(range(0, length - tile, stride))
     return [*starts, length - tile]

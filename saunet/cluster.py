@@ -267,6 +267,11 @@ def _share(workers):
     if gpus:
         return _Share(min(workers or gpus, gpus), cores=1, gpus=1)
     nodes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+    if not any(nodes):
+        raise InputError(
+            "the cluster has no CPU and no GPU: add a machine that has by `ray start "
+            "--address HOST:PORT`, or choose another cluster with --cluster"
+        )
     cores = min(CORES, max(nodes))
     if workers is not None:  # as many cores as let all of them find a machine
         fitting = (c for c in range(max(nodes), 0, -1) if _fit(nodes, c) >= workers)

@@ -236,6 +236,14 @@ def test_a_worker_of_other_circumstances_says_so(
         assert str(outcome).startswith(f"worker on {socket.gethostname()}: ")
 
 
+def has(monkeypatch, nodes, gpus):
+    """Makes it a cluster of live machines with so many cores, and a dead one."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus})
+    alive = [{"Alive": True, "Resources": {"CPU": float(n)}} for n in nodes]
+    dead = [{"Alive": False, "Resources": {"CPU": 64.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: alive + dead)
+
+
 @pytest.mark.parametrize(
     ("nodes", "gpus", "workers", "share"),
     [
@@ -252,11 +260,16 @@ def test_a_worker_of_other_circumstances_says_so(
     ],
 )
 def test_the_cluster_is_shared_out(monkeypatch, nodes, gpus, workers, share):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus})
-    alive = [{"Alive": True, "Resources": {"CPU": float(n)}} for n in nodes]
-    dead = [{"Alive": False, "Resources": {"CPU": 64.0}}]
-    monkeypatch.setattr(ray, "nodes", lambda: alive + dead)
+    has(monkeypatch, nodes, gpus)
     assert cluster._share(workers) == share
+
+
+@pytest.mark.parametrize("nodes", [[], [0], [0.5]])
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_cluster_without_a_processor_is_one_line(monkeypatch, nodes, workers):
+    has(monkeypatch, nodes, 0)
+    with pytest.raises(InputError, match="the cluster has no CPU and no GPU: add a"):
+        cluster._share(workers)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from saunet.data import pairing
 from saunet.data.datasets import Sample, load_dataset
+from saunet.data.folder import check_folder
 from saunet.data.images import write_png
+from saunet.data.pairing import pair_files
 from saunet.errors import InputError
 from saunet.evaluation import (
     POOLINGS,
     REGIONS,
     SCORES,
     evaluate,
-    pair_files,
     read_probability,
     score_folders,
     summarise,
@@ -400,6 +402,30 @@ def test_pairs_by_the_same_name_come_first():
 def test_doubtful_pairs_are_refused(paths, others, message):
     with pytest.raises(InputError, match=message):
         pair_files([Path(path) for path in paths], [Path(other) for other in others])
+
+
+def test_many_files_are_paired_by_looking_at_each_a_few_times(tmp_path, monkeypatch):
+    """Of 3,000 names each was compared with all: minutes."""
+    calls = []
+    original = pairing.image_stem
+    monkeypatch.setattr(
+        pairing, "image_stem", lambda path: calls.append(path) or original(path)
+    )
+    paths = [Path(f"{i}_prob.png") for i in range(1000)]
+    paths += [Path(f"eye{i}x_left.png") for i in range(1000)]
+    paths += [Path(f"scan.{i}.png") for i in range(1000)]
+    others = [Path(f"{i:05}_manual1.gif") for i in range(1000)]
+    others += [Path(f"eye{i}x.gif") for i in range(1000)]
+    others += [Path(f"scan.{i}_1stHO.png") for i in range(1000)]
+    assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
+    assert len(calls) == 6000
+    for name in ("images", "vessels"):
+        (tmp_path / name).mkdir()
+        for i in range(50):
+            (tmp_path / name / f"{i}.png").touch()
+    calls.clear()
+    assert len(check_folder(tmp_path)) == 50
+    assert len(calls) == 100
 
 
 @pytest.mark.parametrize(("dtype", "full"), [(np.uint8, 255), (np.uint16, 65535)])

@@ -17,7 +17,7 @@ from pathlib import Path
 from saunet.data.datasets import Sample
 from saunet.data.field import field_of_view
 from saunet.data.images import image_stem, read_image, read_label, read_mask
-from saunet.data.pairing import list_images, names_of, pair_files
+from saunet.data.pairing import list_images, names_of, pair_files, partner_finder
 from saunet.errors import InputError
 
 LABELS = ("vessels", "labels", "1st_manual", "masks")
@@ -71,10 +71,12 @@ def check_folder(data_dir):
             problems.append(str(error))
             continue
         before = len(problems)
+        find_label = partner_finder(labels)
+        find_field = partner_finder(fields) if fields else lambda image: None
         for image in images:
             try:
-                ((image, label, field),) = _pair([image], labels, fields, all_of=False)
-                sample = _load(image, label, field)
+                label = find_label(image)
+                sample = _load(image, label, find_field(image))
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -134,11 +136,11 @@ def _folder(part, names):
     return found[0] if found else None
 
 
-def _pair(images, labels, fields, *, all_of=True):
+def _pair(images, labels, fields):
     """Returns (photograph, label, field of view or None) of each photograph."""
     vessels = pair_files(images, labels)
     surplus = sorted(set(labels) - set(vessels.values()))
-    if surplus and all_of:
+    if surplus:
         raise InputError(
             f"{labels[0].parent}: no photograph for {names_of(surplus)}: add it, or "
             "take the label out"

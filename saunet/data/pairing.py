@@ -6,6 +6,7 @@ labels folder by folder: predictions/left/01_prob.png with truth/left/01.png.
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from saunet.data.images import image_stem, is_image_name
@@ -83,25 +84,50 @@ def pair_files(paths, others):
     Raises:
         InputError: a file has no partner, more than one, or shares it.
     """
-    pairs = {}
-    for path in paths:
-        found = _partners(path, others)
-        if len(found) != 1:
-            where = others[0].parent if others else "an empty folder"
-            trouble = f"may be any of {names_of(found)}" if found else "has no partner"
-            raise InputError(
-                f"{path.name} {trouble} in {where}: give each image one file on both "
-                "sides, named alike (01_test.png and 01_manual1.gif)"
-            )
-        pairs[path] = found[0]
-    for other in pairs.values():
-        rivals = [path for path in paths if pairs[path] == other]
-        if len(rivals) > 1:
+    find = partner_finder(others)
+    pairs = {path: find(path) for path in paths}
+    claims = Counter(pairs[path] for path in paths)
+    for other, count in claims.items():
+        if count > 1:
+            rivals = [path for path in paths if pairs[path] == other]
             raise InputError(
                 f"{names_of(rivals)} all belong to {other.name}: give each image one "
                 "file on both sides"
             )
     return pairs
+
+
+def partner_finder(others):
+    """Returns a function: a path -> the one of `others` that `pair_files` gives it.
+
+    The function raises InputError where there is none, or more than one.
+    """
+    stems, beginnings, numbers = {}, {}, {}  # each name -> indices of others
+    for index, other in enumerate(others):
+        stem = image_stem(other)
+        stems.setdefault(stem, []).append(index)
+        numbers.setdefault(_number(stem), []).append(index)
+        for beginning in _beginnings(stem):
+            beginnings.setdefault(beginning, []).append(index)
+
+    def find(path):
+        stem = _prediction_stem(path)
+        found = stems.get(stem)
+        if not found:
+            shorter = [i for name in _beginnings(stem) for i in stems.get(name, ())]
+            found = sorted([*beginnings.get(stem, ()), *shorter])
+        found = found or numbers.get(_number(stem), ())
+        if len(found) != 1:
+            where = others[0].parent if others else "an empty folder"
+            names = names_of([others[index] for index in found])
+            trouble = f"may be any of {names}" if found else "has no partner"
+            raise InputError(
+                f"{path.name} {trouble} in {where}: give each image one file on both "
+                "sides, named alike (01_test.png and 01_manual1.gif)"
+            )
+        return others[found[0]]
+
+    return find
 
 
 def pair_trees(paths, root, others):
@@ -183,28 +209,13 @@ def _by_folder(paths, root):
     return groups
 
 
-def _partners(path, others):
-    stem = _prediction_stem(path)
-    rules = (
-        lambda other: other == stem,
-        lambda other: _begins(other, stem) or _begins(stem, other),
-        lambda other: _number(other) == _number(stem),
-    )
-    for rule in rules:
-        found = [other for other in others if rule(image_stem(other))]
-        if found:
-            return found
-    return []
-
-
 def _prediction_stem(path):
     return image_stem(path).removesuffix("_prob")
 
 
-def _begins(longer, shorter):
-    """Returns whether a name begins with another and goes on with a separator."""
-    rest = longer[len(shorter) :]
-    return longer.startswith(shorter) and bool(rest) and not rest[0].isalnum()
+def _beginnings(stem):
+    """Returns what a name begins with before each of its separators."""
+    return [stem[:i] for i, letter in enumerate(stem) if not letter.isalnum()]
 
 
 def _number(stem):

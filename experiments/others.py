@@ -16,8 +16,9 @@ import numpy as np
 from records import RESULTS, THRESHOLD, add_results, score_maps
 
 from saunet.data.datasets import DATASETS, load_dataset
+from saunet.data.pairing import list_images, pair_files
 from saunet.errors import InputError
-from saunet.evaluation import list_images, pair_files, read_probability
+from saunet.evaluation import read_probability
 from saunet.training import environment
 
 PAPER = "others"

@@ -49,7 +49,7 @@ for sample in photographs(6, start=40):
 
 # %%
 from saunet.data.datasets import Sample, find_fov
-from saunet.evaluation import list_images, pair_files
+from saunet.data.pairing import list_images, pair_files
 
 
 def read_samples(images, labels):

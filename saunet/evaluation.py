@@ -24,8 +24,6 @@ from saunet.data.datasets import NO_TEST_LABELS
 from saunet.data.images import read_gray, read_label, read_mask
 from saunet.data.pairing import (
     find_predictions,
-    list_images,  # noqa: F401, where its users know it from
-    pair_files,  # noqa: F401
     pair_trees,
     pair_truth,
     shared_names,

@@ -147,6 +147,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
     for name, probability, truth, fov in items:
         probability = np.asarray(probability)
         inside = _choose_pixels(name, probability, truth, fov, region)
+        truth = np.asarray(truth).astype(bool)
         guess = probability > threshold
         # Cut the maps, not the skeletons: what lies outside must not steer them.
         skeleton = (

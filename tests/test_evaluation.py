@@ -180,6 +180,14 @@ def test_evaluate_is_summarise_on_samples():
     assert result == summarise(ITEMS, region="fov", pooling="pooled")
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, float])
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_truth_of_any_type_is_binary(kind, region):
+    items = [(name, *two, truth.astype(kind), fov) for name, *two, truth, fov in ITEMS]
+    expected = summarise(ITEMS, region=region, pooling="pooled")
+    assert summarise(items, region=region, pooling="pooled") == expected
+
+
 def test_evaluate_says_that_drives_test_labels_are_withheld():
     samples = [sample("01", None, ITEMS[0][3])]
     with pytest.raises(InputError, match=r"01: DRIVE's test labels are not in today's"):

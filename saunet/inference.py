@@ -189,13 +189,15 @@ class Segmenter:
         return (self.predict(image, **options) > self.threshold).astype(np.uint8)
 
     def _views(self, image, views, tile):
-        maps = []
+        if views == 1:
+            return self._run(image, tile)
+        total = np.zeros(image.shape[:2], np.float32)
         for transposed in (False, True) if views == 8 else (False,):
             turned = image.swapaxes(0, 1) if transposed else image
-            for axes in FLIPS[: min(views, 4)]:
+            for axes in FLIPS:
                 vessels = np.flip(self._run(np.flip(turned, axes), tile), axes)
-                maps.append(vessels.T if transposed else vessels)
-        return np.mean(maps, axis=0, dtype=np.float32) if views > 1 else maps[0]
+                total += vessels.T if transposed else vessels
+        return total / np.float32(views)
 
     def check_options(self, *, views=1, tile=None, scale=1, zero_outside=False):
         """Raises `InputError` for options that `predict` takes of no image."""

@@ -4,6 +4,7 @@ Most tests use networks of one convolution, whose result is known by hand.
 """
 
 import json
+import tracemalloc
 
 import cv2
 import keras
@@ -99,6 +100,33 @@ def test_views_are_the_mean_over_symmetries(lopsided, views):
     result = lopsided.predict(image, views=views)
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert np.abs(result - lopsided.predict(image)).max() > 0.01
+
+
+def test_views_are_summed_as_they_come():
+    """Eight maps are not held at once, and the sum has the bits of their mean."""
+    maps = []
+
+    def engine(batch):
+        maps.append(batch[0, ..., 1] ** 3)
+        return maps[-1][np.newaxis, ..., np.newaxis]
+
+    def peak(views):
+        maps.clear()
+        tracemalloc.start()
+        result = Segmenter(None, name="x", engine=engine).predict(image, views=views)
+        high = tracemalloc.get_traced_memory()[1] - views * map_bytes
+        tracemalloc.stop()
+        return result, high
+
+    image = random_image(512, 512)
+    map_bytes = 512 * 512 * 4
+    once, (result, high) = peak(1)[1], peak(8)
+    assert high - once < 3 * map_bytes
+    turned = [
+        np.flip(one, axes).T if i > 3 else np.flip(one, axes)
+        for i, (one, axes) in enumerate(zip(maps, inference.FLIPS * 2, strict=True))
+    ]
+    np.testing.assert_array_equal(result, np.mean(turned, axis=0, dtype=np.float32))
 
 
 def test_eight_views_commute_with_a_turn(lopsided):

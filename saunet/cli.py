@@ -340,9 +340,9 @@ def measure(args):
 def demo(args):
     """Segment drawn photographs and score the maps."""
     load_framework()
-    from saunet.data.images import write_png
+    from saunet.data.images import writable_folder, write_png
     from saunet.evaluation import evaluate, read_probability
-    from saunet.inference import load_pretrained, predict_files, writable_folder
+    from saunet.inference import load_pretrained, predict_files
     from saunet.viz import error_map, panel
 
     segmenter, folder = load_pretrained(DEMO_WEIGHTS), writable_folder(args.out)

@@ -134,7 +134,8 @@ def _outcomes(todo, worker, share):
             if path is not None:  # else a task that was done again
                 yield path, *outcome
     for place, path in waiting.items():
-        yield path, place, None, f"{path}: its worker died, each time it was tried"
+        reason = f"{path}: its worker died, each time it was tried"
+        yield path, place, ("", ""), None, reason
 
 
 def _stream(rows, worker, share, block, ahead):
@@ -231,11 +232,11 @@ class _Worker:
             return
         photographs = [pickle.loads(row) for row in batch["photograph"]]
         try:
-            for _, place, seconds, reason in segment_files(
+            for _, place, state, seconds, reason in segment_files(
                 self.segmenter, photographs, self.out_dir, self.threshold, self.options
             ):
                 reason = reason and f"{reason} (on {self.host})"
-                yield _row((place, seconds, reason))
+                yield _row((place, state, seconds, reason))
         except Exception as error:
             yield _row(_portable(error, self.host))
 

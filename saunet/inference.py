@@ -1,11 +1,12 @@
 """From a fundus photograph of any size to its vessel map, and from files to files."""
 
+import codecs
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
-import tempfile
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,15 @@ from saunet.data.images import (
     IMAGE_SUFFIXES,
     image_stem,
     is_image_name,
+    part_of,
     read_image,
+    writable_folder,
     write_png,
 )
 from saunet.data.lock import lock_folder
-from saunet.data.manifest import Manifest
-from saunet.data.padding import pad, padded_size, unpad
+from saunet.data.manifest import Manifest, state_of
+from saunet.data.padding import checked_padding, pad, padded_size, unpad
+from saunet.data.pairing import walk
 from saunet.data.runs import is_run, read_run
 from saunet.data.synthetic import synthetic_fundus
 from saunet.data.tiling import HALO, RAMP, predict_tiles
@@ -526,7 +530,8 @@ def find_images(inputs):
         (list of paths, number of other files that the folders hold).
 
     Raises:
-        InputError: a path that is not there, or a folder without an image.
+        InputError: a path that is not there, a folder without an image, or one, also
+            below, that may not be read.
     """
     found, ignored = _find(inputs)
     return [path for path, _ in found], ignored
@@ -568,7 +573,7 @@ def _files(path, out_dir):
     if isinstance(path, BucketFile):
         yield from path.files()
         return
-    for folder, below, names in os.walk(path):
+    for folder, below, names in walk(path):
         below[:] = sorted(
             name
             for name in below
@@ -618,21 +623,6 @@ def _place(relative):
 
 def _same(folder, out_dir):
     return out_dir is not None and folder.resolve() == Path(out_dir).resolve()
-
-
-def writable_folder(path):
-    """Returns the folder, made if need be; InputError if nothing can be written."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {os.strerror(error.errno)}; choose another "
-            f"folder with --out"
-        ) from error
-    return folder
 
 
 def predict_files(
@@ -741,9 +731,9 @@ class Plan:
                 self.manifest.read()  # another run may have ended since the plan
                 self.manifest.rewrite(begun=[place for _, place in self.todo])
             task = bar.add_task("segmenting", total=len(self.todo))
-            for path, place, seconds, reason in outcomes:
+            for path, place, state, seconds, reason in outcomes:
                 self.manifest.append(
-                    place, path, self.settings, seconds=seconds, reason=reason
+                    place, path, state, self.settings, seconds=seconds, reason=reason
                 )
                 if reason:
                     skipped[path] = reason
@@ -808,7 +798,7 @@ def plan_files(
         for path, place in photographs
         if not (
             manifest.is_done(place, path, settings)
-            and all(p.is_file() for p in _results(out_dir, place).values())
+            and all(_is_whole(p) for p in _results(out_dir, place).values())
         )
     ]
     return Plan(
@@ -834,44 +824,64 @@ def segment_files(segmenter, photographs, out_dir, threshold, options):
         options: dict, the options of `Segmenter.predict`.
 
     Yields:
-        (path, folder and stem, seconds of computing, "") once a photograph's files
-        are whole; (path, folder and stem, None, reason) for one that fails.
+        (path, folder and stem, state, seconds of computing, "") once a photograph's
+        files are whole, with its `state_of` before it was read; (path, folder and
+        stem, state, None, reason) for one that fails.
 
     Raises:
         InputError: a result cannot be written.
     """
 
-    def write(place, image, probability):
+    def write(results, image, probability):
         mask = (probability > threshold).astype(np.uint8)
         pictures = {
             "prob": np.round(probability * 65535).astype(np.uint16),
             "mask": mask * np.uint8(255),
             "overlay": viz.overlay(image, mask),
         }
-        results = _results(out_dir, place)
-        results["prob"].parent.mkdir(parents=True, exist_ok=True)
         for kind, picture in pictures.items():
             write_png(results[kind], picture)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
         being_written = deque()
-        for (path, place), reading in _ahead(reader, read_image, photographs):
+        for (path, place, state), reading in _ahead(reader, read_image, photographs):
             try:
                 image = reading.result()
+                results = _make_room(_results(out_dir, place))
                 started = time.perf_counter()
                 probability = segmenter.predict(image, **options)
             except InputError as error:
                 # The file's name is in the reader's message, not in the network's.
                 named = str(path) in str(error)
-                yield path, place, None, str(error) if named else f"{path}: {error}"
+                reason = str(error) if named else f"{path}: {error}"
+                yield path, place, state, None, reason
                 continue
             seconds = time.perf_counter() - started
-            writing = writer.submit(write, place, image, probability)
-            being_written.append(((path, place, seconds, ""), writing))
+            writing = writer.submit(write, results, image, probability)
+            being_written.append(((path, place, state, seconds, ""), writing))
             if len(being_written) > WRITERS:
                 yield _whole(*being_written.popleft())
         while being_written:
             yield _whole(*being_written.popleft())
+
+
+def _make_room(results):
+    """Returns a photograph's results, once their folder is there to be written to.
+
+    Raises:
+        InputError: it cannot be made, or the photograph's name is too long.
+    """
+    longest = results["overlay"]
+    try:
+        longest.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(part_of(longest))
+    except OSError as error:
+        raise InputError(
+            f"{longest}: cannot be written ({error.strerror}): rename the photograph, "
+            f"or what stands in its way"
+        ) from error
+    return results
 
 
 def _whole(outcome, writing):
@@ -880,10 +890,10 @@ def _whole(outcome, writing):
 
 
 def _ahead(pool, function, photographs):
-    """Yields ((path, place), future of function(path)), some of them begun early."""
+    """Yields ((path, place, state), future of function(path)), some begun early."""
     begun = deque()
     for path, place in photographs:
-        begun.append(((path, place), pool.submit(function, path)))
+        begun.append(((path, place, state_of(path)), pool.submit(function, path)))
         if len(begun) > READ_AHEAD:
             yield begun.popleft()
     yield from begun
@@ -920,6 +930,23 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.2f}/s")
 
 
+def _is_whole(path):
+    """Returns whether a result is there; after a loss of power one may be empty.
+
+    Asking for it each time costs less than `fsync` of each picture, by which small
+    photographs took twice as long.
+    """
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _real(path):
+    """Returns a path without links, and one that links to itself as it is."""
+    try:
+        return path.resolve()
+    except RuntimeError:  # Python 3.12 and before
+        return path
+
+
 def _refuse_collisions(photographs, out_dir):
     places = Counter(place for _, place in photographs)
     for place, count in places.items():
@@ -935,7 +962,7 @@ def _refuse_collisions(photographs, out_dir):
         for path in _results(out_dir, place).values()
     }
     for path, _ in photographs:
-        if path.resolve() in results:
+        if _real(path) in results:
             raise InputError(
                 f"{path} would be overwritten by a result: choose another folder "
                 f"with --out"

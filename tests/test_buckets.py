@@ -10,7 +10,7 @@ from test_folders import Counting, photograph, rows
 
 from saunet.data.buckets import BucketFile, as_path, is_uri
 from saunet.data.images import read_image
-from saunet.data.manifest import Manifest
+from saunet.data.manifest import Manifest, state_of
 from saunet.errors import InputError
 from saunet.inference import find_images, predict_files
 
@@ -177,6 +177,7 @@ def test_a_row_of_a_photograph_that_is_gone_is_not_done(tmp_path):
     manifest = Manifest(tmp_path)
     manifest.rewrite()
     photograph(tmp_path / "a.png")
-    manifest.append("a", tmp_path / "a.png", "s", seconds=1)
-    (tmp_path / "a.png").unlink()
-    assert not manifest.is_done("a", tmp_path / "a.png", "s")
+    for state in (state_of(tmp_path / "a.png"), ("", "")):
+        manifest.append("a", tmp_path / "a.png", state, "s", seconds=1)
+        (tmp_path / "a.png").unlink(missing_ok=True)
+        assert not manifest.is_done("a", tmp_path / "a.png", "s")

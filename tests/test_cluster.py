@@ -16,7 +16,7 @@ from saunet import cluster
 from saunet.cli import main
 from saunet.cluster import predict_on_cluster
 from saunet.data.images import write_png
-from saunet.data.manifest import Manifest
+from saunet.data.manifest import Manifest, state_of
 from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
 from saunet.inference import Segmenter, predict_files, run_settings
@@ -140,6 +140,9 @@ def test_a_killed_worker_loses_nothing(two_workers, photographs, tmp_path, monke
     assert (again["written"], again["unchanged"]) == ([], 8)
 
 
+STATE = ("1024", "5")  # bytes and time of change
+
+
 def outcomes(monkeypatch, stream):
     """Returns what becomes of ten photographs, in rounds that `stream` plays."""
     monkeypatch.setattr(cluster, "_stream", stream)
@@ -159,16 +162,16 @@ def test_what_kills_every_worker_is_noted_and_takes_nothing_along(monkeypatch):
             for place in task:
                 if place == "d":
                     break  # and what is left of the task is lost
-                yield pickle.dumps((place, 0.5, ""))
+                yield pickle.dumps((place, STATE, 0.5, ""))
             if "a" in task:  # a task that was done again
-                yield pickle.dumps(("a", 0.5, ""))
+                yield pickle.dumps(("a", STATE, 0.5, ""))
 
     monkeypatch.setattr(cluster, "BLOCK", 3)
     found = list(outcomes(monkeypatch, stream))
     assert [place for _, place, *_ in found] == list("abcghijefd")  # each once
-    assert found[0] == ("a.png", "a", 0.5, "")
-    path, _, seconds, reason = found[-1]
-    assert (path, seconds) == ("d.png", None)
+    assert found[0] == ("a.png", "a", STATE, 0.5, "")
+    path, _, state, seconds, reason = found[-1]
+    assert (path, state, seconds) == ("d.png", ("", ""), None)
     assert reason == "d.png: its worker died, each time it was tried"
     assert rounds == [(3, 2), (1, 1)]
 
@@ -177,7 +180,7 @@ def test_an_error_of_a_worker_ends_the_run(monkeypatch):
     error = cluster._portable(InputError("a_mask.png: cannot be written"), "there")
 
     def stream(*_):
-        yield pickle.dumps(("a", 0.5, ""))
+        yield pickle.dumps(("a", STATE, 0.5, ""))
         yield pickle.dumps(error)
 
     found = outcomes(monkeypatch, stream)
@@ -229,7 +232,8 @@ def test_a_worker_of_other_circumstances_says_so(
     write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
     outcome = ask(worker(tmp_path, **changes), Path("a.png"))
     if reason is None:
-        assert outcome[::2] == ("a", "")
+        assert (outcome[0], outcome[-1]) == ("a", "")
+        assert outcome[1] == state_of(tmp_path / "a.png")
         assert (tmp_path / "a_mask.png").is_file()
     else:
         assert reason in str(outcome)

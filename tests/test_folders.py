@@ -14,7 +14,8 @@ import pytest
 from saunet import inference
 from saunet.cli import main
 from saunet.data.images import read_image, write_png
-from saunet.data.manifest import COLUMNS, Manifest
+from saunet.data.manifest import COLUMNS, Manifest, state_of
+from saunet.data.pairing import list_results
 from saunet.errors import InputError
 from saunet.inference import Segmenter, plan_files, predict_files
 
@@ -93,12 +94,29 @@ def test_what_is_done_and_unchanged_is_not_done_again(tree, tmp_path):
     photograph(tree / "b.png", 99)  # another picture
     os.utime(tree / "right" / "a.png", ns=(5, 5))  # saved again
     (out / "left" / "a_mask.png").unlink()  # a result was deleted
+    (out / "left" / "c" / "d_prob.png").write_bytes(b"")  # or lost with the power
     photograph(tree / "left" / "new.png")  # a new one
     result = predict_files(counting.segmenter, [tree], out)
-    assert result["written"] == ["b", "left/a", "left/new", "right/a"]
-    assert (counting.calls, result["unchanged"]) == (8, 1)
+    assert result["written"] == ["b", "left/a", "left/new", "left/c/d", "right/a"]
+    assert (counting.calls, result["unchanged"]) == (9, 0)
     places = [row["result"] for row in rows(out)]
     assert sorted(places) == sorted([*PLACES, "left/new"])  # one row each
+
+
+def test_a_photograph_that_changes_meanwhile_is_done_again(tree, tmp_path):
+    """A row vouches for the bytes that were segmented."""
+    counting, out = Counting(), tmp_path / "out"
+
+    def change(batch):
+        photograph(tree / "b.png", 99, (44, 50))
+        return counting.run(batch)
+
+    segmenter = Segmenter(None, name="green", engine=change, digest="1")
+    assert predict_files(segmenter, [tree / "b.png"], out)["written"] == ["b"]
+    result = predict_files(counting.segmenter, [tree / "b.png"], out)
+    assert result["written"] == ["b"]
+    assert read_image(out / "b_mask.png").shape == (44, 50, 3)
+    assert predict_files(counting.segmenter, [tree / "b.png"], out)["unchanged"] == 1
 
 
 @pytest.mark.parametrize(
@@ -173,9 +191,38 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     assert counting.calls == 12 - len(done)
     assert sorted([*done, *result["written"]]) == [f"{i:02d}" for i in range(12)]
     assert sorted(row["result"] for row in rows(out)) == [f"{i:02d}" for i in range(12)]
-    assert not [p for p in out.iterdir() if p.name.endswith(".part")][1:]
+    halves = [p for p in out.iterdir() if p.name.endswith(".part")]
+    assert len(halves) <= inference.WRITERS
     for i in range(12):
         assert read_image(out / f"{i:02d}_prob.png").shape == (40, 50, 3)
+
+
+def unreadable(monkeypatch, folder):
+    """Makes a folder one that may not be listed, for root, too."""
+    scandir = os.scandir
+
+    def refused(path):
+        if os.fspath(path) == str(folder):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(tree, tmp_path, monkeypatch):
+    unreadable(monkeypatch, tree / "left")
+    message = rf"{tree / 'left'}: may not be read .*: change its permissions or leave"
+    with pytest.raises(InputError, match=message):
+        predict_files(Counting().segmenter, [tree], tmp_path / "out")
+    with pytest.raises(InputError, match=message):
+        list_results(tree, "mask")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_to_a_folder_is_not_followed(tree, tmp_path):
+    (tree / "loop").symlink_to(tree)
+    result = predict_files(Counting().segmenter, [tree], tmp_path / "out")
+    assert result["written"] == PLACES
 
 
 def test_unreadable_files_are_listed_and_tried_again(tree, tmp_path):
@@ -195,6 +242,40 @@ def test_unreadable_files_are_listed_and_tried_again(tree, tmp_path):
     result = predict_files(counting.segmenter, [tree], out)
     assert (result["written"], result["unchanged"]) == (["left/broken"], 4)
     assert [r["status"] for r in rows(out) if "broken" in r["result"]] == ["done"]
+
+
+def test_a_bad_name_ends_no_run(tmp_path):
+    """Names too long for a file or its results, and what stands in a result's way."""
+    names = ["a.png", "n" * 300 + ".png", "o" * 240 + ".png", "loop.png", "left/b.png"]
+    for name in ("a.png", "o.png", "left/b.png"):
+        photograph(tmp_path / name)
+    (tmp_path / "o.png").rename(tmp_path / names[2])
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "list.txt").write_text("\n".join([*names[1:], "a.png"]))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "left").write_text("mine")
+    result = predict_files(Counting().segmenter, [tmp_path / "list.txt"], out)
+    assert result["written"] == ["a"]
+    reasons = [str(reason) for reason in result["skipped"].values()]
+    for name, reason, words in zip(
+        names[1:],
+        reasons,
+        (
+            "cannot be read (File name too long): check its name",
+            "cannot be written (File name too long): rename the photograph",
+            "cannot be read (Too many levels of symbolic links): check its name",
+            "cannot be written (File exists): rename the photograph, or what stands",
+        ),
+        strict=True,
+    ):
+        assert reason.startswith(f"{tmp_path / name}: ")
+        assert words in reason
+        assert "\n" not in reason
+    assert [row["status"] for row in rows(out)] == ["failed"] * 4 + ["done"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("a_mask.png", "a_overlay.png", "a_prob.png", "left", "manifest.csv")
+    ]
 
 
 def test_exit_status(tree, tmp_path, monkeypatch, capsys):
@@ -256,7 +337,7 @@ def test_what_another_run_has_noted_meanwhile_is_kept(tree, tmp_path):
     segmenter, out = Counting().segmenter, tmp_path / "out"
     plan = plan_files(segmenter, [tree / "b.png"], out)
     predict_files(segmenter, [tree / "left"], out)
-    plan.note([(tree / "b.png", "b", 0.1, "")])
+    plan.note([(tree / "b.png", "b", ("", ""), 0.1, "")])
     assert [row["result"] for row in rows(out)] == ["a", "c/d", "b"]
 
 
@@ -289,14 +370,15 @@ def test_half_a_row_is_none(tmp_path, torn):
     manifest = Manifest(tmp_path)
     manifest.rewrite()
     photograph(tmp_path / "a.png")
-    manifest.append("a", tmp_path / "a.png", "s", seconds=1)
+    state = state_of(tmp_path / "a.png")
+    manifest.append("a", tmp_path / "a.png", state, "s", seconds=1)
     whole = manifest.path.read_bytes()
-    manifest.append('b,"\n"', tmp_path / "a.png", "s", seconds=1)
+    manifest.append('b,"\n"', tmp_path / "a.png", state, "s", seconds=1)
     manifest.path.write_bytes(manifest.path.read_bytes()[: len(whole) + torn])
     again = Manifest(tmp_path)
     assert list(again.rows) == ["a"]
     again.rewrite()
-    again.append("c", tmp_path / "a.png", "s", seconds=1)
+    again.append("c", tmp_path / "a.png", state, "s", seconds=1)
     assert list(Manifest(tmp_path).rows) == ["a", "c"]
 
 
@@ -307,7 +389,7 @@ def test_any_name_comes_back(tmp_path):
     path = tmp_path / "a.png"
     photograph(path)
     for name in names:
-        manifest.append(name, path, "s", seconds=1)
+        manifest.append(name, path, state_of(path), "s", seconds=1)
     again = Manifest(tmp_path)
     assert list(again.rows) == names
     assert all(again.is_done(name, path, "s") for name in names)

@@ -183,6 +183,15 @@ def test_bad_files_end_in_one_clear_line(tmp_path, kind, read):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_may_not_be_searched_is_one_line(tmp_path, monkeypatch):
+    def refused(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(images.Path, "stat", refused)
+    with pytest.raises(InputError, match=r"a\.png: may not be read: change its perm"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_tiny_image_is_refused(tmp_path):
     with pytest.raises(InputError, match="50x31 pixels, expected at least 32"):
         read_image(save(tmp_path / "a.png", PICTURE[:31]))

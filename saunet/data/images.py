@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def write_bytes(path, content):
         InputError: the folder is missing or unwritable, or the disk is full.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = part_of(path)
     try:
         try:
             beside.write_bytes(content)
@@ -178,14 +179,32 @@ def write_bytes(path, content):
         ) from error
 
 
+def writable_folder(path):
+    """Returns the folder, made if need be; InputError if nothing can be written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder}: {os.strerror(error.errno)}; choose another "
+            f"folder with --out"
+        ) from error
+    return folder
+
+
+def part_of(path):
+    """Returns the file beside `path` that `write_bytes` writes first."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def _decode(path):
     """Returns a loaded, upright Pillow image in whatever mode the file has."""
     path = as_path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file: check the name")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a picture file")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected a picture file")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: is empty (0 bytes): copy the file again")
         with path.open("rb") as raw, warnings.catch_warnings():
@@ -201,6 +220,8 @@ def _decode(path):
             image = ImageOps.exif_transpose(image)
     except InputError:
         raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path}: no such file: check the name") from error
     except PermissionError as error:
         raise InputError(f"{path}: may not be read: change its permissions") from error
     except Image.DecompressionBombError as error:
@@ -214,6 +235,10 @@ def _decode(path):
             "convert the file to one of these"
         ) from error
     except Exception as error:  # a damaged file makes decoders raise almost anything
+        if getattr(error, "strerror", None):  # of the system, not of a decoder
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}): check its name and disk"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{path}: cannot be read as a picture ({reason[0]}): the file may be "

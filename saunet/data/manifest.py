@@ -78,11 +78,8 @@ class Manifest:
         row = self.rows.get(result)
         if row is None or row["status"] != "done" or row["settings"] != settings:
             return False
-        try:
-            size, modified = _state(photograph)
-        except (OSError, InputError):  # to be said by whoever reads it
-            return False
-        return (row["bytes"], row["modified"]) == (str(size), str(modified))
+        state = state_of(photograph)
+        return bool(state[0]) and (row["bytes"], row["modified"]) == state
 
     def rewrite(self, begun=()):
         """Writes the table anew, one row a result.
@@ -100,31 +97,27 @@ class Manifest:
         content = "".join(lines).encode("utf-8", errors="surrogateescape")
         write_bytes(self.path, content)
 
-    def append(self, result, photograph, settings, *, seconds=None, reason=""):
+    def append(self, result, photograph, state, settings, *, seconds=None, reason=""):
         """Adds a row to a table that `rewrite` has freed of half a row.
 
         Args:
             result: as in `is_done`.
             photograph: likewise.
-            settings: likewise.
+            state: its `state_of` before it was read: what changed later is not done.
+            settings: as in `is_done`.
             seconds: float.
             reason: str, why the photograph failed; empty for one that is done.
 
         Raises:
             InputError: it cannot be written.
         """
-        try:
-            size, modified = _state(photograph)
-        except (OSError, InputError):  # gone meanwhile
-            size = modified = ""
         row = dict(
             zip(
                 COLUMNS,
                 (
                     str(result),
                     str(photograph),
-                    str(size),
-                    str(modified),
+                    *state,
                     settings,
                     "" if seconds is None else f"{seconds:.3f}",
                     "failed" if reason else "done",
@@ -144,9 +137,16 @@ class Manifest:
             ) from error
 
 
-def _state(path):
-    facts = as_path(path).stat()
-    return facts.st_size, facts.st_mtime_ns
+def state_of(photograph):
+    """Returns the bytes and the time of change of a file, as words.
+
+    Both are empty where they cannot be read: to be said by whoever reads the file.
+    """
+    try:
+        facts = as_path(photograph).stat()
+    except (OSError, InputError):
+        return "", ""
+    return str(facts.st_size), str(facts.st_mtime_ns)
 
 
 def _line(cells):

@@ -28,6 +28,24 @@ def list_images(folder):
     return paths
 
 
+def walk(folder):
+    """As `os.walk`, but a folder that cannot be listed is an error, not left out.
+
+    Raises:
+        InputError: such a folder.
+    """
+
+    def refuse(error):
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return  # not there, or gone meanwhile
+        raise InputError(
+            f"{error.filename}: may not be read ({error.strerror}): change its "
+            "permissions or leave it out"
+        ) from error
+
+    return os.walk(folder, onerror=refuse)
+
+
 def list_results(folder, kind):
     """Returns the pictures named `<name>_<kind>` in a folder and in those below.
 
@@ -51,7 +69,7 @@ def list_results(folder, kind):
 def _list_tree(folder):
     """Returns the pictures in a folder and, after these, in each one below."""
     every = []
-    for path, below, names in os.walk(folder):
+    for path, below, names in walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         every += _pictures(Path(path), names)
     return every

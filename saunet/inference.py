@@ -590,17 +590,22 @@ def _listed(path):
 
     A relative path keeps its folders there, as it would below a folder.
     """
-    with path.open("rb") as file:
-        text = file.read().decode("utf-8-sig", errors="surrogateescape")
+    text = _text(path)
     if path.name.lower().endswith(".csv"):
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        columns = [c for c in LIST_COLUMNS if c in (rows.fieldnames or ())]
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline="")))
+        except csv.Error as error:  # such as a cell of 200,000 characters
+            raise InputError(
+                f"{path}: cannot be read as a table ({error}): expected one path a row"
+            ) from error
+        head = rows[0] if rows else []
+        columns = [head.index(name) for name in LIST_COLUMNS if name in head]
         if not columns:
             raise InputError(
                 f"{path}: expected a column {' or '.join(LIST_COLUMNS)}; write one "
                 f"path a line into a .txt instead"
             )
-        names = [row[columns[0]] or "" for row in rows]
+        names = [row[columns[0]] for row in rows[1:] if len(row) > columns[0]]
     else:
         names = text.splitlines()
     names = [name.strip() for name in names if name.strip()]
@@ -615,6 +620,19 @@ def _listed(path):
             place = _place(name) if inside else image_stem(name)
             found.append((as_path(folder + name), place))
     return found
+
+
+def _text(path):
+    """Returns what a list holds: UTF-8, or UTF-16 as Windows' programs write it."""
+    with path.open("rb") as file:
+        content = file.read()
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        text = content.decode("utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise InputError(f"{path}: is no text, expected paths: save it as UTF-8")
+    return text
 
 
 def _place(relative):

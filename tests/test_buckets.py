@@ -54,6 +54,15 @@ def test_a_column_of_a_table_names_photographs(tree, column):
     assert find_images([tree / "list.CSV"]) == ([tree / "left" / "ä%20.png"], 0)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_lists_that_windows_programs_write(tree, encoding):
+    start = "\ufeff" if encoding == "utf-16-be" else ""
+    for name, head in (("list.txt", ""), ("list.csv", "path\r\n")):
+        text = f"{start}{head}left/ä%20.png\r\n"
+        (tree / name).write_bytes(text.encode(encoding))
+        assert find_images([tree / name]) == ([tree / "left" / "ä%20.png"], 0)
+
+
 def test_the_manifest_of_a_run_is_a_list(tree, tmp_path):
     segment([tree], tmp_path / "out")
     result, _ = segment([tmp_path / "out" / "manifest.csv"], tmp_path / "again")
@@ -83,6 +92,8 @@ def test_what_a_list_names_and_is_not_there_is_skipped(tree, tmp_path):
         ("list.txt", "\n \n", "names no photograph"),
         ("list.csv", "eye,file\nleft,a.png\n", "expected a column photograph or path"),
         ("list.csv", "", "expected a column"),
+        ("list.txt", "a\0.\0p\0n\0g\0", "is no text, expected paths: save it as UTF-8"),
+        ("list.csv", f"path\n{'a' * 200_000}\n", "cannot be read as a table"),
         ("list.txt", "a.png\na.jpg\n", "would all be written to a_"),
     ],
 )

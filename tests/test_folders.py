@@ -356,13 +356,20 @@ def test_results_never_replace_photographs(tmp_path):
     assert (tmp_path / "eye_prob.png").read_bytes() == before
 
 
-def test_a_manifest_of_another_kind_is_refused_and_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("file,size\neye.png,3\n", "expected the columns result, "),
+        (f"{','.join(COLUMNS)}\n{'a' * 200_000}\n", "cannot be read as a table"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused_and_kept(tmp_path, text, reason):
     photograph(tmp_path / "eye.png")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "manifest.csv").write_text("file,size\neye.png,3\n")
-    with pytest.raises(InputError, match="expected the columns result, "):
+    (tmp_path / "out" / "manifest.csv").write_text(text)
+    with pytest.raises(InputError, match=reason):
         predict_files(Counting().segmenter, [tmp_path / "eye.png"], tmp_path / "out")
-    assert (tmp_path / "out/manifest.csv").read_text() == "file,size\neye.png,3\n"
+    assert (tmp_path / "out/manifest.csv").read_text() == text
 
 
 @pytest.mark.parametrize("torn", range(1, 40, 3))

@@ -58,14 +58,20 @@ class Manifest:
                 f"folder with --out"
             ) from error
         rows = csv.reader(io.StringIO(text, newline=""))
-        if next(rows, list(COLUMNS)) != list(COLUMNS):
+        try:
+            if next(rows, list(COLUMNS)) != list(COLUMNS):
+                raise InputError(
+                    f"{self.path}: expected the columns {', '.join(COLUMNS)}; choose "
+                    f"another folder with --out"
+                )
+            for row in rows:
+                if len(row) == len(COLUMNS):  # else half a row
+                    self.rows[row[0]] = dict(zip(COLUMNS, row, strict=True))
+        except csv.Error as error:  # such as a cell of 200,000 characters
             raise InputError(
-                f"{self.path}: expected the columns {', '.join(COLUMNS)}; choose "
-                f"another folder with --out"
-            )
-        for row in rows:
-            if len(row) == len(COLUMNS):  # else half a row
-                self.rows[row[0]] = dict(zip(COLUMNS, row, strict=True))
+                f"{self.path}: cannot be read as a table ({error}); choose another "
+                f"folder with --out"
+            ) from error
 
     def is_done(self, result, photograph, settings):
         """Returns whether a photograph as it is now was segmented with these settings.

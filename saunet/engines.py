@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from saunet.data.padding import checked_padding
 from saunet.errors import InputError
 from saunet.export import FORMATS, need, to_onnx
 from saunet.quiet import quiet_stderr
@@ -122,13 +123,35 @@ def open_exported(path, engine="auto", *, precision="float32", threads=None):
 
 
 def read_metadata(path):
-    """Returns what `saunet export` noted in an ONNX file: a dictionary, or None."""
+    """Returns what `saunet export` noted in an ONNX file: a dictionary, or None.
+
+    Raises:
+        InputError: onnx is not installed, or the note is not what `saunet` writes.
+    """
     need("onnx", "onnx")
     import onnx
 
     properties = onnx.load(path, load_external_data=False).metadata_props
     notes = {entry.key: entry.value for entry in properties}
-    return json.loads(notes[METADATA]) if METADATA in notes else None
+    if METADATA not in notes:
+        return None
+    try:
+        about = json.loads(notes[METADATA])
+        checked_padding(about["padding"])
+        diameter = about.get("fov_diameter")
+        sound = (
+            all(isinstance(about[key], str) for key in ("name", "model"))
+            and 0 <= about["threshold"] < 1
+            and (diameter is None or 0 < diameter < np.inf)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise InputError(
+            f"{path}: its note {notes[METADATA][:200]!r} makes no sense: expected a "
+            f"file written by `saunet export`; export the network again"
+        )
+    return about
 
 
 def _graph_engine(name, graph, precision, threads):

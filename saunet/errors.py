@@ -9,5 +9,9 @@ class InputError(ValueError):
     """
 
 
+class MissingPackageError(InputError):
+    """What was asked for needs an optional package that is not installed."""
+
+
 class RunError(RuntimeError):
     """A run that had to end early: one line that says why and what is kept."""

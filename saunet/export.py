@@ -21,7 +21,7 @@ from keras import layers
 
 from saunet import __version__
 from saunet.data.images import write_bytes
-from saunet.errors import InputError
+from saunet.errors import InputError, MissingPackageError
 from saunet.layers import (
     AdaptiveChannelAttention,
     AlignedUpSampling2D,
@@ -46,9 +46,9 @@ TO_THE_END = np.iinfo(np.int64).max
 
 
 def need(package, extra):
-    """Raises `InputError` where an optional package is not installed."""
+    """Raises `MissingPackageError` where an optional package is not installed."""
     if find_spec(package) is None:
-        raise InputError(
+        raise MissingPackageError(
             f"this needs the package {package}, which is not installed: "
             f"pip install 'saunet[{extra}]'"
         )

@@ -52,7 +52,7 @@ from saunet.engines import (
     open_exported,
     read_metadata,
 )
-from saunet.errors import InputError
+from saunet.errors import InputError, MissingPackageError
 from saunet.export import export
 from saunet.models import build_model
 
@@ -116,14 +116,9 @@ class Segmenter:
         fov_diameter=None,
         digest=None,
     ):
-        padding = dict(PADDING if padding is None else padding)
-        if set(padding) != set(PADDING):
-            raise InputError(
-                f"padding has the keys {sorted(padding)}: expected {sorted(PADDING)}"
-            )
         self.model = model
         self.threshold = checked_threshold(threshold)
-        self.padding = padding
+        self.padding = checked_padding(PADDING if padding is None else padding)
         self.fov_diameter = fov_diameter
         self.digest = digest
         self.precision = precision
@@ -352,7 +347,7 @@ def load_pretrained(name_or_folder, **engine):
     """
     folder = weights.find_pretrained(name_or_folder)
     card = weights.read_card(folder)
-    model = build_model(card["model"], **card["model_kwargs"])
+    model = _build(card, folder / weights.CARD)
     weights.load_weights(model, folder / card["weights"])
     return Segmenter(
         model,
@@ -380,10 +375,7 @@ def load_run(folder, **engine):
     run = read_run(folder)
     recipe = run["recipe"]
     path = weights.run_weights(folder)
-    try:
-        network = build_model(recipe["model"], **recipe.get("model_kwargs", {}))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'run.json'}: no network: {error}") from error
+    network = _build(recipe, folder / "run.json")
     weights.load_weights(network, path)
     padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}
     name = f"{recipe['model']} ({folder.resolve().name}/{path.name})"
@@ -395,6 +387,14 @@ def load_run(folder, **engine):
         **engine,
     )
     return segmenter, path
+
+
+def _build(about, path):
+    """Returns the network that a card or a recipe, read from `path`, describes."""
+    try:
+        return build_model(about["model"], **about.get("model_kwargs", {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: no network: {error}") from error
 
 
 def load_segmenter(name_or_file, model=None, **engine):
@@ -488,6 +488,10 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
     Returns:
         The largest difference from Keras on a drawn photograph, in [0, 1], or `None`
         where nothing that runs the file is installed.
+
+    Raises:
+        InputError: as `saunet.export.export`, or the segmenter's network is exported
+            already, or what was written cannot be run.
     """
     model = network_of(segmenter)
     batches = None
@@ -511,7 +515,7 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
     )
     try:
         engine = open_exported(path)
-    except InputError:
+    except MissingPackageError:
         return None
     batch = segmenter.prepare(synthetic_fundus(0).image)
     return float(np.abs(engine(batch) - KerasEngine(model)(batch)).max())

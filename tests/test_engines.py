@@ -8,7 +8,7 @@ from keras import layers
 
 from saunet import engines
 from saunet.engines import KerasEngine, OpenVINOEngine, check_engine, make_engine
-from saunet.errors import InputError
+from saunet.errors import InputError, MissingPackageError
 from saunet.inference import Segmenter
 from saunet.layers import GroupNormalization
 from saunet.models import build_model
@@ -155,5 +155,5 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, name):
     from saunet import export
 
     monkeypatch.setattr(export, "find_spec", lambda package: None)
-    with pytest.raises(InputError, match=rf"pip install 'saunet\[{name}\]'"):
+    with pytest.raises(MissingPackageError, match=rf"pip install 'saunet\[{name}\]'"):
         check_engine(name)

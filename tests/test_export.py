@@ -1,5 +1,6 @@
 """Exported networks compute what Keras computes, without this package."""
 
+import json
 import subprocess
 import sys
 
@@ -9,10 +10,11 @@ import pytest
 from helpers import fill_weights, generator
 from keras import layers
 
+from saunet import inference
 from saunet.cli import main
 from saunet.data.synthetic import synthetic_fundus
 from saunet.engines import METADATA, KerasEngine, open_exported, read_metadata
-from saunet.errors import InputError
+from saunet.errors import InputError, MissingPackageError
 from saunet.export import FORMATS, export, to_onnx
 from saunet.inference import Segmenter, export_segmenter, load_segmenter
 from saunet.layers import ConvOffset2D
@@ -229,11 +231,58 @@ def test_a_foreign_onnx_file_does_not_say_its_padding(tmp_path, v2):
         load_segmenter(tmp_path / "bare.onnx")
 
 
+NOTE = {
+    "name": "mine",
+    "model": "sa_unet_v2",
+    "threshold": 0.5,
+    "padding": {"placement": "centered", "multiple": 16, "square": True},
+}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "{}",
+        "x",
+        "[]",
+        "[" * 100_000,
+        json.dumps({**NOTE, "name": 3}),
+        json.dumps({**NOTE, "threshold": "a"}),
+        json.dumps({**NOTE, "threshold": 2}),
+        json.dumps({**NOTE, "padding": 3}),
+        json.dumps({**NOTE, "padding": {**NOTE["padding"], "multiple": 0}}),
+        json.dumps({**NOTE, "fov_diameter": -546}),
+    ],
+)
+def test_a_note_that_makes_no_sense_is_one_line(tmp_path, note):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(inputs))
+    export(model, tmp_path / "a.onnx", "onnx", properties={METADATA: note})
+    with pytest.raises(InputError, match=r"a\.onnx: its note .* export the") as caught:
+        load_segmenter(tmp_path / "a.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [InputError, MissingPackageError])
+def test_only_what_is_not_installed_checks_nothing(tmp_path, monkeypatch, v2, error):
+    def failing(path):
+        raise error("a.onnx: cannot be read as onnx")
+
+    monkeypatch.setattr(inference, "open_exported", failing)
+    if error is MissingPackageError:
+        assert export_segmenter(Segmenter(v2), tmp_path / "a.onnx", "onnx") is None
+    else:
+        with pytest.raises(InputError, match="cannot be read as onnx"):
+            export_segmenter(Segmenter(v2), tmp_path / "a.onnx", "onnx")
+
+
 def test_integers_stay_near_floats_and_keep_the_metadata(tmp_path, v2):
     batches = [picture(1, 64, 64) for _ in range(2)]
     path = tmp_path / "int8.onnx"
-    export(v2, path, "onnx", properties={METADATA: "{}"}, calibration=batches)
-    assert read_metadata(path) == {}
+    export(
+        v2, path, "onnx", properties={METADATA: json.dumps(NOTE)}, calibration=batches
+    )
+    assert read_metadata(path) == NOTE
     expected, ours = KerasEngine(v2)(batches[0]), open_exported(path)(batches[0])
     assert 0 < np.abs(ours - expected).mean() < 0.02
     import onnx

@@ -189,8 +189,9 @@ def test_wrong_options_are_refused(green):
         Segmenter(green.model, threshold=50)
     with pytest.raises(InputError, match="threshold nan"):
         Segmenter(green.model, threshold=float("nan"))
-    with pytest.raises(InputError, match="padding"):
-        Segmenter(green.model, padding={"placement": "centered"})
+    for padding in ({"placement": "centered"}, {**inference.PADDING, "multiple": 0}):
+        with pytest.raises(InputError, match=r"padding .* makes no sense"):
+            Segmenter(green.model, padding=padding)
 
 
 @pytest.fixture
@@ -241,6 +242,16 @@ def test_tampered_weights_and_other_models_are_refused(card_folder):
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(InputError, match="sha256"):
         load_pretrained(folder)
+
+
+def test_options_that_the_network_has_not_are_one_line(card_folder):
+    folder, _ = card_folder
+    card = json.loads((folder / "card.json").read_text())
+    for options in ({"depth": 3}, 3):
+        card["model_kwargs"] = options
+        (folder / "card.json").write_text(json.dumps(card))
+        with pytest.raises(InputError, match=r"card\.json: no network: "):
+            load_pretrained(folder)
 
 
 def test_bare_weights_need_a_model(tmp_path, seed):

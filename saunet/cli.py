@@ -330,7 +330,11 @@ def measure(args):
     from saunet.measures import measure_files
 
     result = measure_files(
-        args.inputs, args.out, args.fov, micrometres_per_pixel=args.scale
+        args.inputs,
+        args.out,
+        args.fov,
+        micrometres_per_pixel=args.scale,
+        progress=_show_progress(args),
     )
     line = f"{_number(len(result['images']), 'mask')} measured into {args.out}"
     _print_done(args, result, line)

@@ -14,10 +14,12 @@ import math
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from saunet.data.images import read_label, read_mask, write_bytes
+from saunet.data.images import read_label, read_mask, writable_folder, write_bytes
 from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError
 
@@ -155,7 +157,7 @@ def _find_masks(inputs):
     return found
 
 
-def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
+def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress=False):
     """Measures the masks in files and folders, and writes a CSV of one row each.
 
     A file that cannot be read or measured is skipped, unless all are.
@@ -166,6 +168,7 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
         fov: folder of FOV pictures, paired with the masks by
             `saunet.data.pairing.pair_files`, in sub-folders of the same names.
         micrometres_per_pixel: as of `measure_vessels`.
+        progress: show a bar on stderr.
 
     Returns:
         `{"images": [{"file": str, **measure_vessels}], "skipped": {file: reason}}`.
@@ -184,8 +187,10 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
     _skan()
     roots = _find_masks(inputs)
     fovs = {} if fov is None else _pair_fovs(roots, fov)
+    writable_folder(out.parent)
     rows, skipped = [], {}
-    for path in roots:
+    console = Console(stderr=True)
+    for path in track(roots, "measuring", console=console, disable=not progress):
         try:
             inside = read_mask(fovs[path]) if fovs else None
             row = measure_vessels(read_label(path), inside, micrometres_per_pixel=scale)
@@ -203,7 +208,7 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None):
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(out, table.getvalue().encode())
+    write_bytes(out, table.getvalue().encode("utf-8", "surrogateescape"))
     return {"images": rows, "skipped": skipped}
 
 

@@ -1,8 +1,10 @@
 """Measures of vessels: shapes whose answers are known by hand."""
 
 import csv
+import errno
 import json
 import math
+import os
 import re
 import statistics
 import sys
@@ -15,7 +17,8 @@ from scipy import ndimage
 from skimage.draw import circle_perimeter, line
 from skimage.morphology import skeletonize
 
-from saunet import cli
+from saunet import cli, measures
+from saunet.data import images
 from saunet.data.images import read_mask, write_png
 from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
@@ -540,6 +543,32 @@ def test_a_fov_of_another_size_is_skipped(folder):
     result = measure_files([folder / "maps"], folder / "m.csv", folder / "fov")
     (reason,) = result["skipped"].values()
     assert re.search(r"01_test_mask.png: .*81x81 and the FOV 40x40", reason)
+
+
+def test_a_name_of_any_bytes_is_written_as_it_is(capsys, folder):
+    name = b"maps/03_\xff_mask.png"
+    save(folder / os.fsdecode(name), WYE)
+    status, said, _ = run(capsys, folder / "maps", "--out", folder / "m.csv", "--json")
+    assert status == 0
+    assert len(json.loads(said)["images"]) == 3
+    assert os.fsencode(folder) + b"/" + name in (folder / "m.csv").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_once(monkeypatch, folder):
+    def refused(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(images.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(measures, "measure_vessels", None)
+    with pytest.raises(InputError, match=f"cannot write to {folder}: Read-only"):
+        measure_files([folder / "maps"], folder / "m.csv")
+
+
+def test_a_bar_shows_how_far_it_is(capsys, monkeypatch, folder):
+    monkeypatch.setattr(cli, "_show_progress", lambda args: not args.quiet)
+    words = (folder / "maps", "--out", folder / "m.csv")
+    assert "measuring" in run(capsys, *words)[2]
+    assert run(capsys, *words, "--quiet") == (0, "", "")
 
 
 def test_nothing_measured_leaves_the_old_table(capsys, folder):

@@ -500,7 +500,10 @@ def _parser():
         "folder or an .h5 file (default: new ones)",
     )
     sub.add_argument(
-        "--epochs", type=_positive, metavar="N", help="default: the recipe's"
+        "--epochs",
+        type=_positive,
+        metavar="N",
+        help="default: the recipe's; its whole_epochs become fewer or more, too",
     )
     sub.add_argument(
         "--batch-size", type=_positive, metavar="N", help="default: the recipe's"
@@ -802,6 +805,9 @@ def _recipe(args):
             raise InputError(f"--set {assignment}: expected FIELD=VALUE")
         _lookup("recipe field", name, types)
         changes[name] = _typed(name, text, types[name])
+    if args.epochs and "whole_epochs" not in changes:
+        share = recipe.whole_epochs / recipe.epochs
+        changes["whole_epochs"] = round(share * changes["epochs"])
     network = {}
     if args.model not in (None, recipe.model):
         # The options belong to the recipe's own network.

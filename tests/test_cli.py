@@ -334,6 +334,22 @@ def test_train_follows_its_options(capsys, monkeypatch):
     assert (seen["out"], seen["resume"]) == ("r", True)
 
 
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ((), (60, 15)),
+        (("--epochs", "10"), (10, 2)),
+        (("--epochs", "120"), (120, 30)),
+        (("--epochs", "1"), (1, 0)),
+        (("--epochs", "10", "--set", "whole_epochs=7"), (10, 7)),
+        (("--recipe", "smoke", "--epochs", "9"), (9, 0)),
+    ],
+)
+def test_whole_epochs_keep_their_share(capsys, monkeypatch, options, epochs):
+    recipe = train_recipe(capsys, monkeypatch, *options)["recipe"]
+    assert (recipe.epochs, recipe.whole_epochs) == epochs
+
+
 def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
     for start in (
         ("--set", "start_from=sa_unet_drive"),

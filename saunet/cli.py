@@ -250,6 +250,7 @@ def evaluate(args):
     options["tile"] = args.tile
     segmenter.check_options(**options)
     samples = _samples(args, args.split)
+    _refuse_seen(args.weights, args, samples)
     shown = track(
         samples, "segmenting", console=_stderr(), disable=not _show_progress(args)
     )
@@ -301,6 +302,7 @@ def report(args):
         if args.dataset is not None:
             load_framework()
             samples = _samples(args, args.split)
+            _refuse_seen(args.folder, args, samples)
         html = run_page(
             args.folder,
             samples,
@@ -864,6 +866,33 @@ def _samples(args, split):
             raise InputError(f"--fold {args.fold}: a folder has none; leave it out")
         return load_folder(_data_dir(args), split)
     return load_dataset(args.dataset, _data_dir(args), split, fold=args.fold)
+
+
+def _refuse_seen(weights, args, samples):
+    """Raises InputError where the test images are some the weights were trained on."""
+    from saunet.data.datasets import DATASETS
+    from saunet.data.runs import is_run, read_run
+    from saunet.weights import find_weights
+
+    dataset = DATASETS.get(args.dataset)
+    if dataset is None or args.split != "test":
+        return
+    if is_run(weights):
+        # It does not name its dataset; names recur in those of one official split,
+        # whose test part nothing was trained on.
+        seen = read_run(weights).get("images", ()) if dataset.folds else ()
+    else:
+        data = find_weights(weights)[1].get("data", {})
+        seen = data["images"] if data.get("dataset") == dataset.title else ()
+    known = [sample.name for sample in samples if sample.name in seen]
+    if known:
+        folds = [k for k, test in enumerate(dataset.folds) if not {*test} & {*seen}]
+        remedy = f"add --fold {folds[0]}, which they never saw, or " if folds else ""
+        raise InputError(
+            f"{weights} were trained on {len(known)} of these {len(samples)} images "
+            f"({', '.join(known)}), which are no test: {remedy}say so with --split "
+            f"train or all"
+        )
 
 
 def _dataset_title(args):

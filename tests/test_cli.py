@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -388,6 +389,55 @@ def test_synthetic_parts_share_no_image(monkeypatch):
     train, test = cli._synthetic("train"), cli._synthetic("test")
     assert not set(train) & set(test)
     assert sorted(cli._synthetic("all")) == sorted(train + test)
+
+
+@pytest.mark.parametrize(
+    ("named", "options", "remedy"),
+    [
+        ("sa_unet_v2_stare_fold0", (), "trained on 4 of these 4 images (im0255, im0"),
+        ("sa_unet_v2_stare_fold0", (), "add --fold 0, which they never saw, or say so"),
+        ("sa_unet_v2_stare_fold0", ("--fold", 0), None),
+        ("sa_unet_v2_stare_fold0", ("--split", "train"), None),
+        ("sa_unet_v2_stare_fold0", ("--split", "all"), None),
+        ("sa_unet_v2_stare_fold4", (), None),
+        ("sa_unet_v2_drive", (), None),
+        ("run", (), "add --fold 0, which they never saw, or say so"),
+        ("run", ("--fold", 0), None),
+    ],
+)
+def test_no_test_of_images_that_were_trained_on(
+    capsys, monkeypatch, tmp_path, named, options, remedy
+):
+    from saunet import evaluation, inference
+    from saunet.data.datasets import split_names
+
+    class Segmenter:
+        name, threshold = "mine", 0.5
+
+        def check_options(self, **options):
+            pass
+
+    def samples(args, split):
+        return [
+            SimpleNamespace(name=n) for n in split_names("stare", split, fold=args.fold)
+        ]
+
+    def scored(maps, samples, **protocol):
+        raise InputError("scored")
+
+    monkeypatch.setattr(inference, "load_segmenter", lambda *a, **k: Segmenter())
+    monkeypatch.setattr(cli, "_samples", samples)
+    monkeypatch.setattr(evaluation, "evaluate", scored)
+    if named == "run":
+        named = tmp_path / "run"
+        named.mkdir()
+        images = split_names("stare", "train", fold=0)
+        about = {"recipe": {"model": "sa_unet_v2"}, "images": images}
+        (named / "run.json").write_text(json.dumps(about))
+    argv = ("evaluate", "--weights", named, "--dataset", "stare", "--data-dir", ".")
+    status, out, err = run(capsys, *argv, *options)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert (remedy or "error: scored") in err
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):

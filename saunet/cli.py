@@ -689,7 +689,10 @@ def _engine_options(sub):
         help="bfloat16: faster, coarser (default: float32)",
     )
     sub.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: all)"
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="CPU threads of OpenVINO and ONNX Runtime (default: all)",
     )
 
 

@@ -33,6 +33,7 @@ def main(argv=None):
     Args:
         argv: list of str; the process's own arguments by default.
     """
+    _open_streams()
     try:
         try:
             args = _parser().parse_args(argv)
@@ -54,6 +55,16 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("saunet: interrupted", file=sys.stderr)
         return 130
+
+
+def _open_streams():
+    """Makes stdout take a file name of any bytes, and a closed one take all."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # `>&-`
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(message, status=2):
@@ -827,7 +838,7 @@ def _typed(name, text, kind):
     """Reads a value as Python writes it, a bare word as a string."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     for candidate in (value, float(value) if type(value) is int else value):
         if isinstance(candidate, kind):
@@ -954,7 +965,9 @@ def _report_skipped(args, skipped):
     """
     for reason in skipped.values():
         print(f"saunet: skipped: {reason}", file=sys.stderr)
-    named = {text for name in args.inputs for text in (name, str(Path(name)))}
+    from saunet.data.buckets import as_path
+
+    named = {str(as_path(name)) for name in args.inputs}
     return 2 if named & set(skipped) else 0
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import saunet
 from saunet import cli, weights
+from saunet.data.buckets import as_path
 from saunet.data.images import write_png
 from saunet.errors import InputError, RunError
 from saunet.models import MODELS, build_model
@@ -370,6 +371,8 @@ def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
         (("--set", "epochs"), "FIELD=VALUE"),
         (("--set", "epochs=many"), "epochs=many: expected int"),
         (("--set", "loss=3"), "loss=3: expected str"),
+        (("--set", "model_kwargs={[]:1}"), "model_kwargs={[]:1}: expected dict"),
+        (("--set", f"epochs={'(' * 9999}"), ": expected int"),
         (("--start-from", "mine"), "no weights 'mine': give a folder with a card.json"),
         (("--epochs", "0"), "not a positive whole number"),
         (("--epochs", "1.5"), "not a positive whole number"),
@@ -451,6 +454,8 @@ def test_doctor(capsys, monkeypatch, tmp_path):
     assert run(capsys, *argv) == (0, "no problems\n", "")
     found += ["a.tif: missing", "b.tif: missing"]
     assert run(capsys, *argv) == (2, "a.tif: missing\nb.tif: missing\n", "")
+    found[:] = ["\udcff.tif: missing"]  # a name that is not UTF-8
+    assert run(capsys, *argv) == (2, "\\udcff.tif: missing\n", "")
 
 
 @pytest.mark.data
@@ -508,6 +513,22 @@ def test_closed_pipe_is_no_error():
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # `saunet --version >&-`
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    sys.stdout.close()
+    assert end.value.code == 0
+
+
+@pytest.mark.parametrize("name", ["s3://key:word@bucket/a.png?region=x", "./a.png"])
+def test_what_was_asked_for_by_name_is_known_however_it_was_written(capsys, name):
+    args = SimpleNamespace(inputs=[name])
+    skipped = {str(as_path(name)): "a.png: damaged"}
+    assert cli._report_skipped(args, skipped) == 2
+    assert cli._report_skipped(args, {"b.png": "b.png: damaged"}) == 0
 
 
 def test_progress_needs_a_terminal(monkeypatch):

@@ -16,6 +16,7 @@ import h5py
 import keras
 import numpy as np
 
+from saunet.data.padding import checked_padding
 from saunet.data.runs import is_run, read_run
 from saunet.errors import InputError
 from saunet.models import FACTS
@@ -541,28 +542,27 @@ def _check_card(card, path):
             f"{path} has no {missing!r}: a card has the keys of "
             "`saunet.weights.CARD_KEYS`; add it"
         )
+
+    def check(good, key, value, expected):
+        if not good:
+            raise InputError(f"{path}: `{key}` is {value!r}, expected {expected}")
+
+    weights, model, kwargs = card["weights"], card["model"], card["model_kwargs"]
     # The card is data from elsewhere: it must not lead out of its folder.
-    if Path(str(card["weights"])).name != card["weights"]:
-        raise InputError(
-            f"{path}: `weights` is {card['weights']!r}, expected the plain name of a "
-            "file beside the card"
-        )
+    plain = isinstance(weights, str) and weights and Path(weights).name == weights
+    check(plain, "weights", weights, "the plain name of a file beside the card")
+    check(isinstance(model, str), "model", model, "the name of a network")
+    check(isinstance(kwargs, dict), "model_kwargs", kwargs, "an object of its options")
     value = card["threshold"]["value"]
-    if not isinstance(value, float) or not 0 < value < 1:
-        raise InputError(
-            f"{path}: `threshold.value` is {value!r}, expected a number between 0 and 1"
-        )
+    share = isinstance(value, float) and 0 < value < 1
+    check(share, "threshold.value", value, "a number between 0 and 1")
     diameter = card["preprocessing"].get("fov_diameter", 1)
-    if not isinstance(diameter, int | float) or not diameter > 0:
-        raise InputError(
-            f"{path}: `preprocessing.fov_diameter` is {diameter!r}, expected pixels"
-        )
-    padding = card["preprocessing"]["padding"]
-    if padding["placement"] not in ("centered", "bottom_right"):
-        raise InputError(
-            f"{path}: `preprocessing.padding.placement` is {padding['placement']!r}, "
-            "expected 'centered' or 'bottom_right'"
-        )
+    pixels = isinstance(diameter, int | float) and 0 < diameter < math.inf
+    check(pixels, "preprocessing.fov_diameter", diameter, "pixels")
+    try:
+        checked_padding(card["preprocessing"]["padding"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _missing_key(card, keys, prefix=""):

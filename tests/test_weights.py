@@ -646,7 +646,15 @@ def change(card, dotted, value=None):
         ("threshold.value", 1.5, "`threshold.value` is 1.5, expected a number"),
         ("threshold.value", "0.5", "`threshold.value` is '0.5', expected a number"),
         ("weights", "../x.h5", "`weights` is '../x.h5', expected the plain name"),
-        ("preprocessing.padding.placement", "top", "'top', expected 'centered' or"),
+        ("weights", "", "`weights` is '', expected the plain name"),
+        ("weights", 5, "`weights` is 5, expected the plain name"),
+        ("model", ["a"], r"`model` is \['a'\], expected the name of a network"),
+        ("model_kwargs", [1], r"`model_kwargs` is \[1\], expected an object"),
+        ("preprocessing.fov_diameter", float("inf"), "is inf, expected pixels"),
+        ("preprocessing.padding.placement", "top", r"card\.json: padding .*'top'"),
+        ("preprocessing.padding.multiple", 0, r"card\.json: padding .*multiple"),
+        ("preprocessing.padding.multiple", "16", r"card\.json: padding .*multiple"),
+        ("preprocessing.padding.square", "no", r"card\.json: padding .*square"),
     ],
 )
 def test_a_wrong_card_is_neither_written_nor_read(key, value, message, tmp_path):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -441,6 +442,9 @@ def test_no_test_of_images_that_were_trained_on(
     status, out, err = run(capsys, *argv, *options)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert (remedy or "error: scored") in err
+    if isinstance(named, Path) and remedy:
+        status, out, err = run(capsys, "report", named, *argv[3:])
+        assert (status, out, remedy in err) == (2, "", True)
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):

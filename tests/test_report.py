@@ -316,11 +316,11 @@ def test_the_manifest_says_what_made_the_maps(folders, tmp_path):
     assert network() == "not recorded"
     manifest.rewrite()
     assert network() == "not recorded"
-    manifest.append("1", "photo", "saunet=1 net:0a views=8")
+    manifest.append("1", "photo", ("5", "7"), "saunet=1 net:0a views=8")
     assert network() == (
         "1 of 2 maps: saunet=1 net:0a views=8; 1 of 2 maps: not recorded"
     )
-    manifest.append("left/2", "photo", "saunet=1 net:0a views=8")
+    manifest.append("left/2", "photo", ("5", "7"), "saunet=1 net:0a views=8")
     assert network() == "saunet=1 net:0a views=8"
     (tmp_path / "manifest.csv").write_text("file,size\n1,2\n")
     assert network() == "not recorded"

@@ -162,6 +162,21 @@ def test_a_known_size_shows_in_the_output(name, size):
     assert model.output_shape == (None, *size, 1)
 
 
+# ----------------------------------------------------------------------- options
+
+
+def test_a_network_can_be_named():
+    assert build_model("unet_18", name="mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in MODELS if "rate" in inspect.signature(MODELS[n]).parameters]
+)
+def test_the_rate_reaches_every_layer_that_drops(name):
+    layers = build_model(name, rate=0.07)._flatten_layers()
+    assert {x.rate for x in layers if hasattr(x, "rate")} == {0.07}
+
+
 # ------------------------------------------------------------------------ errors
 
 

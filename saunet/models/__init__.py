@@ -66,13 +66,13 @@ def list_models():
     return sorted(MODELS)
 
 
-def build_model(name, input_shape=(None, None, 3), **kwargs):
+def build_model(name, /, input_shape=(None, None, 3), **kwargs):
     """Builds a network with fresh weights.
 
     Args:
         name: A name of `list_models()`.
         input_shape: `(H, W, 3)`; H and W may be `None`, any multiple fits then.
-        **kwargs: Options of the builder, such as `rate` of `sa_unet`.
+        **kwargs: Options of the builder, such as `rate` of `sa_unet`, or `name`.
 
     Returns:
         A `keras.Model` from RGB `(N, H, W, 3)` in [0, 1] to vessel probability

@@ -19,7 +19,7 @@ from helpers import fill_weights, fundus_like, generator, gradients
 from keras import ops
 
 from saunet.errors import InputError
-from saunet.layers import ConvOffset2D, DropBlock2D
+from saunet.layers import BatchNormalization, ConvOffset2D, DropBlock2D
 from saunet.losses import bce
 from saunet.models import FACTS, MODELS, build_model, list_models
 from saunet.profiling import count_flops, count_parameters
@@ -213,6 +213,14 @@ def test_every_layer_is_named_by_hand(name):
     paths = [v.path for v in filled(name).weights]
     assert [v.path for v in again.weights] == paths
     assert len(set(paths)) == len(paths)
+
+
+@each
+def test_batch_normalisation_is_the_package_s_own(name):
+    """Keras's is the same function, but takes longer to train."""
+    stock = keras.layers.BatchNormalization
+    kinds = {type(x) for x in filled(name).layers if isinstance(x, stock)}
+    assert kinds <= {BatchNormalization}
 
 
 @each

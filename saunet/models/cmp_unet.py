@@ -27,6 +27,7 @@ from saunet.blocks import coarse_fine, conv_bn_relu, image_input, vessel_map
 from saunet.layers import (
     AdaptiveChannelAttention,
     AlignedUpSampling2D,
+    BatchNormalization,
     ChannelAttention,
 )
 
@@ -183,5 +184,5 @@ def _depthwise_conv(x, filters, *, name):
 
 
 def _bn_relu(x, *, name):
-    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    x = BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)

@@ -20,7 +20,7 @@ import keras
 from keras import layers
 
 from saunet.blocks import image_input, up_conv, vessel_map
-from saunet.layers import RecurrentConv2D
+from saunet.layers import BatchNormalization, RecurrentConv2D
 
 LEVELS = 3
 
@@ -61,5 +61,5 @@ def _recurrent_residual(x, filters, *, steps, name):
         residual = RecurrentConv2D(filters, steps=steps, name=f"{name}_{part}")(
             residual
         )
-        residual = layers.BatchNormalization(name=f"{name}_{part}_bn")(residual)
+        residual = BatchNormalization(name=f"{name}_{part}_bn")(residual)
     return layers.Add(name=f"{name}_add")([x, residual])

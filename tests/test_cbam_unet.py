@@ -44,9 +44,10 @@ def test_channel_attention_by_hand():
     np.testing.assert_allclose(layer(x), expected, rtol=1e-6)
 
 
-def test_channel_attention_refuses_a_map_without_a_hidden_unit():
-    with pytest.raises(ValueError, match=r"ratio=8.* 4 channels: lower `ratio`"):
-        ChannelAttention(8)(keras.Input((4, 4, 4)))
+@pytest.mark.parametrize("channels", [4, None])
+def test_channel_attention_refuses_a_map_without_a_hidden_unit(channels):
+    with pytest.raises(ValueError, match=f"ratio=8.* {channels} channels: lower"):
+        ChannelAttention(8).build((None, 4, 4, channels))
 
 
 def test_channel_attention_flops_by_hand():

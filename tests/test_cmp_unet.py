@@ -86,9 +86,10 @@ def test_adaptive_channel_attention_drops_in_training_only():
     assert np.abs(layer(x, training=True) - layer(x)).max() > 1e-4
 
 
-def test_adaptive_channel_attention_refuses_too_few_channels():
-    with pytest.raises(ValueError, match="at least 4 channels, not 3"):
-        AdaptiveChannelAttention()(keras.Input((8, 8, 3)))
+@pytest.mark.parametrize("channels", [3, None])
+def test_adaptive_channel_attention_refuses_too_few_channels(channels):
+    with pytest.raises(ValueError, match=f"at least 4 channels, not {channels}"):
+        AdaptiveChannelAttention().build((None, 8, 8, channels))
 
 
 def test_adaptive_channel_attention_flops_by_hand():

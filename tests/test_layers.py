@@ -574,6 +574,12 @@ def test_group_normalization_refuses_groups_that_do_not_divide():
         GroupNormalization(8).build((None, 4, 4, 12))
 
 
+@pytest.mark.parametrize("groups", [0, -1, 2.0])
+def test_a_number_of_groups_that_is_none_is_refused(groups):
+    with pytest.raises(ValueError, match=f"integer >= 1, not {groups}"):
+        GroupNormalization(groups)
+
+
 # ------------------------------------------------------------ BatchNormalization
 
 
@@ -739,6 +745,12 @@ def test_batch_normalization_does_not_train_what_is_frozen():
     ours.trainable = False
     np.testing.assert_array_equal(ours(x, training=True), stock(x))
     np.testing.assert_array_equal(ours.moving_mean, stock.moving_mean)
+
+
+@pytest.mark.parametrize("option", ["axis", "center", "scale", "synchronized"])
+def test_batch_normalization_refuses_what_it_would_not_heed(option):
+    with pytest.raises(TypeError, match=option):
+        BatchNormalization(**{option: False})
 
 
 # --------------------------------------------------------------------- attention

@@ -28,12 +28,22 @@ class BatchNormalization(layers.BatchNormalization):
         momentum: Float in [0, 1), share of the old moving statistics that a step
             keeps.
         epsilon: Float added to the variance.
+        trainable: As of any layer; so are `dtype` and `name`.
 
     Input and output shape: `(N, H, W, C)`, channels last.
     """
 
-    def __init__(self, momentum=0.99, *, epsilon=1e-3, **kwargs):
-        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+    # Keras's other options, such as `scale` and `axis`, are not heeded: none is taken.
+    def __init__(
+        self, momentum=0.99, *, epsilon=1e-3, trainable=True, dtype=None, name=None
+    ):
+        super().__init__(
+            momentum=momentum,
+            epsilon=epsilon,
+            trainable=trainable,
+            dtype=dtype,
+            name=name,
+        )
 
     def call(self, inputs, training=False):
         if not training or not self.trainable:

@@ -18,6 +18,9 @@ class ChannelAttention(layers.Layer):
             map has channels.
 
     Input and output shape: `(N, H, W, C)`, channels last, C at least `ratio`.
+
+    Raises:
+        ValueError: The map has fewer channels than `ratio`, or an unknown number.
     """
 
     def __init__(self, ratio=8, **kwargs):
@@ -27,7 +30,7 @@ class ChannelAttention(layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        if channels < self.ratio:
+        if channels is None or channels < self.ratio:
             raise ValueError(
                 f"ChannelAttention(ratio={self.ratio}) has no hidden unit left for "
                 f"{channels} channels: lower `ratio`."

@@ -28,10 +28,15 @@ class GroupNormalization(layers.Layer):
         epsilon: Float added to the variance.
 
     Input and output shape: `(N, H, W, C)`, channels last.
+
+    Raises:
+        ValueError: `groups` is no integer >= 1, or does not divide the channels.
     """
 
     def __init__(self, groups=8, *, epsilon=1e-3, **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"`groups` must be an integer >= 1, not {groups}.")
         self.groups = groups
         self.epsilon = epsilon
         self.supports_masking = True

@@ -143,6 +143,8 @@ def test_a_paper_file_is_short_and_names_its_source(path):
     text = path.read_text(encoding="utf-8")
     header = ast.get_docstring(ast.parse(text))
     assert re.search(r"https?://", header)
+    # the code that was read, or that there was none, or slides alone
+    assert re.search(r"Code\s+read|public\s+code|slides", header)
     # what was changed, or what had to be guessed
     assert re.search(r"Departures|departs|Inferred", header)
     assert any(b.__module__.endswith(f".{path.stem}") for b in MODELS.values())

@@ -1,8 +1,9 @@
 """AG-Net: a guided filter, weighed by attention, in place of each skip connection.
 
 Paper: Zhang et al., "Attention Guided Network for Retinal Image Segmentation",
-MICCAI 2019, https://arxiv.org/abs/1907.12930.
-Code read: https://github.com/HzFu/AGNet.
+MICCAI 2019, https://arxiv.org/abs/1907.12930. Code read:
+https://github.com/HzFu/AGNet, at a commit that was not noted; this network gives its
+outputs.
 
 The network has four side outputs of two classes, at the decoder's levels 1/8, 1/4,
 1/2 and 1 (the code's side 5, 6, 7 and 8), and their mean. The authors train on the

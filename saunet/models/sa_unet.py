@@ -2,7 +2,7 @@
 
 Paper: Guo et al., "SA-UNet: Spatial Attention U-Net for Retinal Vessel
 Segmentation", ICPR 2020, https://arxiv.org/abs/2004.03696; SD-Unet is Guo et al.
-2019. Code read: https://github.com/clguo/SA-UNet.
+2019. Code read: https://github.com/clguo/SA-UNet, SA_UNet.py at b9f9c1c.
 
                 unit                          levels             bottleneck
     unet_23     conv, ReLU                    16/32/64/128       256

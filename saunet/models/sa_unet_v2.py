@@ -1,7 +1,9 @@
 """SA-UNetv2, the steps of its ablation, and the U-Net of its table.
 
 Paper: Guo et al., "SA-UNetv2: Rethinking Spatial Attention U-Net for Retinal
-Vessel Segmentation", 2025, https://arxiv.org/abs/2509.11774.
+Vessel Segmentation", 2025, https://arxiv.org/abs/2509.11774. Code read: the
+authors' own, at a commit that was not noted; `sa_unet_v2`, `sa_unet_gn_silu` and, with
+16 filters, `unet_32` give its outputs.
 
                          levels          bottleneck       skip connections
     sa_unet_gn_silu      16/32/64        128, attention   plain

@@ -13,6 +13,9 @@ def image_input(input_shape, *, poolings):
     Args:
         input_shape: `(H, W, channels)`; H and W may be `None`.
         poolings: Integer; H and W must be multiples of `2**poolings`.
+
+    Raises:
+        InputError: H or W is known and no such multiple.
     """
     multiple = 2**poolings
     if any(side is not None and side % multiple for side in input_shape[:2]):

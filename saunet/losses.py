@@ -12,6 +12,8 @@ import functools
 
 from keras import ops
 
+from saunet.errors import InputError
+
 # Keeps a ratio finite where truth or prediction holds one class only. One pixel
 # of an 8x592x592 batch is a mean of 4e-7.
 EPSILON = 1e-7
@@ -68,7 +70,13 @@ LOSSES = {
 
 
 def get_loss(name, **options):
-    """Returns the loss `name` with `options` (such as `mcc_weight`) bound."""
+    """Returns the loss `name` with `options` (such as `mcc_weight`) bound.
+
+    Raises:
+        InputError: No loss has this name.
+    """
+    if name not in LOSSES:
+        raise InputError(f"unknown loss '{name}': known are {', '.join(LOSSES)}")
     loss = functools.partial(LOSSES[name], **options)
     loss.__name__ = name
     return loss

@@ -7,6 +7,7 @@ from helpers import gradients
 from keras import ops
 from sklearn.metrics import matthews_corrcoef
 
+from saunet.errors import InputError
 from saunet.losses import LOSSES, bce, bce_mcc, dice, get_loss, jaccard, mcc
 
 TRUTH = np.zeros((1, 4, 4, 1), "float32")
@@ -207,3 +208,8 @@ def test_the_weights_of_bce_mcc_are_options():
     loss = get_loss("bce_mcc", bce_weight=0.3, mcc_weight=2)
     assert value(loss, TRUTH, guess) == pytest.approx(0.3 * both[0] + 2 * both[1])
     assert loss.__name__ == "bce_mcc"
+
+
+def test_an_unknown_loss_names_the_known():
+    with pytest.raises(InputError, match="'cldice': known are bce, dice, jaccard, mcc"):
+        get_loss("cldice")

@@ -26,6 +26,9 @@ class AdaptiveChannelAttention(layers.Layer):
 
     Input and output shape: `(N, H, W, C)`, channels last, C at least 4; any H and
     W, which may be unknown until run time.
+
+    Raises:
+        ValueError: The map has fewer than 4 channels, or an unknown number.
     """
 
     def __init__(self, rate=0.2, *, seed=None, **kwargs):

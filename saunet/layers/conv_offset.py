@@ -24,8 +24,8 @@ class ConvOffset2D(layers.Layer):
     leaves the gradient to the backend. Here one index serves the four, the gradient
     is written by hand from the slopes that the forward pass knows, and one channel is
     worked on at a time: it fits the processor's cache, and nothing of the size of all
-    channels is held but what the gradient needs. Coordinates and weights are float32
-    under every dtype policy.
+    channels is held but what the gradient needs. Shifts are of the compute dtype;
+    places and interpolation weights are float32.
 
     Args:
         layout: String, which filters shift which channel. `"paired"`: filters 2i and
@@ -35,6 +35,9 @@ class ConvOffset2D(layers.Layer):
 
     Input and output shape: `(N, H, W, C)`, channels last, any H and W; they may be
     unknown until run time. H * W must stay below 2**24.
+
+    Raises:
+        ValueError: `layout` is none of these, or the number of channels is unknown.
     """
 
     def __init__(self, layout="paired", **kwargs):

@@ -36,6 +36,9 @@ class AttentionGuidedFilter(layers.Layer):
             `(N, H, W, 1)`, and `(N, H2, W2, C)` of any size.
 
     Output shape: that of `guide`.
+
+    Raises:
+        ValueError: The four maps have other channels than these.
     """
 
     def __init__(self, radius=2, *, epsilon=1e-2, **kwargs):

@@ -44,6 +44,9 @@ def ag_net(input_shape=(None, None, 3), *, outputs="mean", name="ag_net"):
     Returns:
         A `keras.Model` from `(N, H, W, 3)` to `(N, H, W, 1)` in [0, 1], or to five
         such maps.
+
+    Raises:
+        InputError: `outputs` is none of these, or a size that cannot be halved.
     """
     if outputs not in ("mean", "all", "side_8"):
         raise InputError(f"outputs {outputs!r}: pass 'mean', 'all' or 'side_8'")

@@ -79,9 +79,12 @@ def test_adaptive_channel_attention_is_the_oracle(channels, known):
     )
 
 
-def test_adaptive_channel_attention_drops_in_training_only():
+@pytest.mark.parametrize("other", ["grid_drop", "channel_drop"])
+def test_each_dropout_of_adaptive_channel_attention_drops_in_training_only(other):
     x = random(1, 8, 8, 32)
     layer = AdaptiveChannelAttention(0.5, seed=0)
+    layer.build(x.shape)
+    getattr(layer, other).rate = 0
     np.testing.assert_array_equal(layer(x), layer(x))
     assert np.abs(layer(x, training=True) - layer(x)).max() > 1e-4
 

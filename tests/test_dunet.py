@@ -1,24 +1,11 @@
-"""U-Net and DU-Net: which layers are deformable, normalised, and how large."""
+"""U-Net and DU-Net: which layers are deformable and normalised, and what they cost."""
 
 import keras
 import pytest
 
 from saunet.layers import ConvOffset2D
 from saunet.models import build_model
-from saunet.profiling import count_flops, count_parameters
-
-
-@pytest.mark.parametrize(
-    ("name", "total", "trainable"),
-    [
-        ("unet", 31_047_105, 31_039_425),
-        ("dunet_encoder", 32_898_497, 32_886_721),
-        ("dunet", 34_741_697, 34_729_921),
-    ],
-)
-def test_counts_are_the_slides(name, total, trainable):
-    counts = count_parameters(build_model(name))
-    assert (counts["total"], counts["trainable"]) == (total, trainable)
+from saunet.profiling import count_flops
 
 
 def test_the_deformable_levels():
@@ -57,7 +44,3 @@ def test_an_offset_layer_costs_its_convolution_and_its_interpolation():
     offsets = [(64, 32), (128, 32), (128, 16), (256, 16)]
     more = sum(side**2 * c * (2 * 9 * 2 * c + 13) for c, side in offsets)
     assert deformable - plain == more + 2 * (2 * 4 * 4 * 1024 + 6 * 1024)
-
-
-def test_ag_net_can_be_counted():
-    assert count_flops(build_model("ag_net"), (64, 64, 3)) > 0

@@ -4,9 +4,14 @@ import hashlib
 
 import keras
 import numpy as np
+import pytest
 
 from saunet.data.datasets import Sample
 from saunet.layers import RecurrentConv2D
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="uses a TensorFlow gradient tape"
+)
 
 
 def generator(*words):

@@ -3,14 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import generator, gradients
+from helpers import generator, gradients, on_tensorflow
 from keras import ops
 
 from saunet.layers import ConvOffset2D, conv_offset
 
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="uses a TensorFlow gradient tape"
-)
 SIZES = [(5, 5), (4, 7), (7, 3), (1, 6), (6, 1), (1, 1)]
 
 

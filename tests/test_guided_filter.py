@@ -3,14 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from helpers import generator, gradients
+from helpers import generator, gradients, on_tensorflow
 from keras import layers, ops
 
 from saunet.layers import AttentionGuidedFilter, VesselProbability
-
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="uses a TensorFlow gradient tape"
-)
 
 
 def box(x, radius):

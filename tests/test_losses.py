@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import gradients
+from helpers import gradients, on_tensorflow
 from keras import ops
 from sklearn.metrics import matthews_corrcoef
 
@@ -141,9 +141,7 @@ def test_overlap_is_counted_over_the_whole_batch(name):
 FLAT = {"nothing": 0.0, "everything": 1.0}
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="uses a gradient tape"
-)
+@on_tensorflow
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("truth", FLAT)
 @pytest.mark.parametrize("guess", [0.0, 1e-8, 0.3, 1.0, "noise"])
@@ -179,9 +177,7 @@ def test_mcc_is_1_where_it_is_undefined(flat):
         assert value(mcc, truth, guess) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="uses a gradient tape"
-)
+@on_tensorflow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_gradient_points_from_wrong_to_right(name):
     guess = ops.convert_to_tensor(HALF)

@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers import fill_weights, fundus_like, generator, gradients
+from helpers import fill_weights, fundus_like, generator, gradients, on_tensorflow
 from keras import ops
 
 from saunet.errors import InputError
@@ -315,9 +315,7 @@ def test_mixed_precision_gives_float32_probabilities(name, policy):
 # ----------------------------------------------------------------------- learning
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="uses a gradient tape"
-)
+@on_tensorflow
 @each
 def test_every_weight_gets_a_gradient_and_a_step_along_it_helps(name):
     model = build_model(name)

@@ -418,14 +418,21 @@ def refuses_to_write(path, file_format, reason):
 
 
 @pytest.mark.parametrize("file_format", ["keras", "legacy"])
-def test_a_full_disk_is_told_before_hdf5_meets_it(file_format, tmp_path):
+def test_a_full_disk_is_told_before_hdf5_meets_it(file_format, tmp_path, monkeypatch):
     """A limit of the system on the size of a file stands in for the disk."""
+
+    def crash(*args):
+        raise AssertionError("HDF5 met a full disk")
+
     path = tmp_path / name_of(file_format)
     path.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        refuses_to_write(path, file_format, "File too large")
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.Model, "save_weights", crash)
+            patch.setattr(weights, "_write_legacy", crash)
+            refuses_to_write(path, file_format, "File too large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"old"

@@ -22,6 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from saunet.quiet import load_framework
+
+load_framework()  # before the rooms below do it, aloud
+
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.data.images import write_bytes, write_png
 from saunet.errors import InputError

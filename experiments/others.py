@@ -15,6 +15,10 @@ import sys
 import numpy as np
 from records import RESULTS, THRESHOLD, add_results, score_maps
 
+from saunet.quiet import load_framework
+
+load_framework()  # before the rooms below do it, aloud
+
 from saunet.data.datasets import DATASETS, load_dataset
 from saunet.data.pairing import list_images, pair_files
 from saunet.errors import InputError

@@ -247,10 +247,10 @@ def test_tampered_weights_and_other_models_are_refused(card_folder):
 def test_options_that_the_network_has_not_are_one_line(card_folder):
     folder, _ = card_folder
     card = json.loads((folder / "card.json").read_text())
-    for options in ({"depth": 3}, 3):
+    for options, reason in (({"depth": 3}, "no network: "), (3, "`model_kwargs` is 3")):
         card["model_kwargs"] = options
         (folder / "card.json").write_text(json.dumps(card))
-        with pytest.raises(InputError, match=r"card\.json: no network: "):
+        with pytest.raises(InputError, match=rf"card\.json: {reason}"):
             load_pretrained(folder)
 
 

@@ -28,8 +28,10 @@ def test_only_who_asks_hears_it(monkeypatch, capfd, level, heard):
     assert capfd.readouterr() == ("", heard)
 
 
-def test_experiments_import_in_silence_first():
-    path = Path(__file__).resolve().parents[1] / "experiments" / "runner.py"
+@pytest.mark.parametrize("script", ["rows", "others", "maps"])
+def test_experiments_import_in_silence_first(script):
+    """The papers' scripts begin with `rows`."""
+    path = Path(__file__).resolve().parents[1] / "experiments" / f"{script}.py"
     body = ast.parse(path.read_text(encoding="utf-8")).body
     ours = [
         node.module if isinstance(node, ast.ImportFrom) else "load_framework()"

@@ -607,35 +607,27 @@ def _device(devices):
 
 def _gpu_name():
     """Returns what the driver calls the first GPU, or None."""
-    try:
-        result = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.partition("\n")[0].strip() or None
+    names = _printed(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return names and names.splitlines()[0].strip()
 
 
 def _commit():
     """Returns the commit of the source checkout, or None outside of one."""
     if not (Path(__file__).parents[1] / ".git").exists():
         return None  # installed, perhaps inside of someone else's checkout
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return _printed(command, cwd=Path(__file__).parent)
+
+
+def _printed(command, **options):
+    """Returns what a program prints, or None where there is none or it fails."""
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+            command, capture_output=True, text=True, timeout=10, check=True, **options
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()
+    return result.stdout.strip() or None
 
 
 def _checked_loss(recipe):

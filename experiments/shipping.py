@@ -14,7 +14,9 @@ from saunet.weights import CARD, read_card, sha256_of, write_card
 
 SHIPPED = ROOT / "weights"
 SHIPPED_BYTES = 3_000_000
-HALVED = "Kernels are stored in float16, and were scored so: in float32 they take 4 MB."
+HALVED = (
+    "Kernels are stored in float16, and were scored so: in float32 they take over 3 MB."
+)
 
 
 def weights_name(record, dataset):

@@ -28,7 +28,8 @@ from saunet.cluster import predict_on_cluster
 from saunet.data.images import write_png
 from saunet.data.manifest import Manifest
 from saunet.data.synthetic import synthetic_fundus
-from saunet.inference import load_segmenter, predict_files
+from saunet.folders import predict_files
+from saunet.inference import load_segmenter
 from saunet.training import environment
 
 RESULTS = Path(__file__).parent / "results" / "cluster.csv"

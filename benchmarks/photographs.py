@@ -72,8 +72,9 @@ def scale(args):
 
 def folder(args):
     """Times a folder with and without threads that read and write."""
-    from saunet import inference
+    from saunet import folders
     from saunet.errors import InputError
+    from saunet.inference import load_pretrained
 
     class Now:
         """An executor that is none."""
@@ -95,15 +96,15 @@ def folder(args):
                 done.set_exception(error)
             return done
 
-    segmenter = inference.load_pretrained(WEIGHTS)
-    threads = inference.ThreadPoolExecutor
+    segmenter = load_pretrained(WEIGHTS)
+    threads = folders.ThreadPoolExecutor
     speeds = {"one after the other": [], "at once": []}
     for turn in range(args.turns + 1):
         for kind, executor in zip(speeds, (Now, threads), strict=True):
-            inference.ThreadPoolExecutor = executor
+            folders.ThreadPoolExecutor = executor
             with tempfile.TemporaryDirectory() as out:
                 started = time.perf_counter()
-                result = inference.predict_files(segmenter, args.photographs, out)
+                result = folders.predict_files(segmenter, args.photographs, out)
                 seconds = time.perf_counter() - started
             if turn:  # the first compiles
                 speeds[kind].append(len(result["written"]) / seconds)

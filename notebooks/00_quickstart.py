@@ -88,7 +88,7 @@ show(
 # `photograph_overlay.png`, and a list of what was done.
 
 # %%
-from saunet.inference import predict_files
+from saunet.folders import predict_files
 
 # It does not repeat what it has done before, and we want to see it work.
 shutil.rmtree(OUT / "maps", ignore_errors=True)

@@ -16,6 +16,7 @@ _PUBLIC = {
     "count_flops": "profiling",
     "Segmenter": "inference",
     "load_pretrained": "inference",
+    "predict_files": "folders",
     "Recipe": "training",
     "train": "training",
 }

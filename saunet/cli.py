@@ -189,7 +189,8 @@ def predict(args):
     manifest says was done with the same settings is not done again.
     """
     load_framework()
-    from saunet.inference import load_segmenter, predict_files
+    from saunet.folders import predict_files
+    from saunet.inference import load_segmenter
 
     options = {
         "threshold": args.threshold,
@@ -359,7 +360,8 @@ def demo(args):
     load_framework()
     from saunet.data.images import writable_folder, write_png
     from saunet.evaluation import evaluate, read_probability
-    from saunet.inference import load_pretrained, predict_files
+    from saunet.folders import predict_files
+    from saunet.inference import load_pretrained
     from saunet.viz import error_map, panel
 
     segmenter, folder = load_pretrained(DEMO_WEIGHTS), writable_folder(args.out)

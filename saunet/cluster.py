@@ -1,7 +1,7 @@
 """Photographs to files on many machines: `predict_files` as a pipeline of Ray Data.
 
 Ray moves the work and does again what a dead worker had in hand. Here is only what a
-worker does, with the code of `saunet.inference`, and that each photograph gets one row
+worker does, with the code of `saunet.folders`, and that each photograph gets one row
 of the manifest, which this process alone writes.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saunet.errors import InputError, RunError
-from saunet.inference import plan_files, run_settings, segment_files
+from saunet.folders import plan_files, run_settings, segment_files
 from saunet.quiet import quiet_stderr
 
 # Cores of a worker without a GPU.

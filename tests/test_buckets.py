@@ -10,9 +10,10 @@ from test_folders import Counting, photograph, rows
 
 from saunet.data.buckets import BucketFile, as_path, is_uri
 from saunet.data.images import read_image
+from saunet.data.listing import find_images
 from saunet.data.manifest import Manifest, state_of
 from saunet.errors import InputError
-from saunet.inference import find_images, predict_files
+from saunet.folders import predict_files
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ def test_predict_writes_three_pictures_each(capsys, tmp_path, photographs, h5):
 
 
 def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
+    import saunet.folders
     import saunet.inference
 
     seen = {}
@@ -149,7 +150,7 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
         saunet.inference, "load_segmenter", lambda *names, **engine: (*names, engine)
     )
     monkeypatch.setattr(
-        saunet.inference,
+        saunet.folders,
         "predict_files",
         lambda *args, **options: (
             seen.update(options, args=args)

@@ -19,7 +19,8 @@ from saunet.data.images import write_png
 from saunet.data.manifest import Manifest, state_of
 from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
-from saunet.inference import Segmenter, predict_files, run_settings
+from saunet.folders import predict_files, run_settings
+from saunet.inference import Segmenter
 
 ray = pytest.importorskip("ray", reason="needs saunet[cluster]")
 pytest.importorskip("pyarrow", reason="needs saunet[cluster]")

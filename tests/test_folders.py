@@ -11,13 +11,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from saunet import inference
+from saunet import folders, inference
 from saunet.cli import main
 from saunet.data.images import read_image, write_png
 from saunet.data.manifest import COLUMNS, Manifest, state_of
 from saunet.data.pairing import list_results
 from saunet.errors import InputError
-from saunet.inference import Segmenter, plan_files, predict_files
+from saunet.folders import plan_files, predict_files
+from saunet.inference import Segmenter
 
 
 class Counting:
@@ -164,7 +165,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     out = tmp_path / "out"
     code = f"""
         import os, signal
-        from saunet.inference import Segmenter, predict_files
+        from saunet.folders import predict_files
+        from saunet.inference import Segmenter
         calls = []
         def run(batch):
             calls.append(1)
@@ -192,7 +194,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     assert sorted([*done, *result["written"]]) == [f"{i:02d}" for i in range(12)]
     assert sorted(row["result"] for row in rows(out)) == [f"{i:02d}" for i in range(12)]
     halves = [p for p in out.iterdir() if p.name.endswith(".part")]
-    assert len(halves) <= inference.WRITERS
+    assert len(halves) <= folders.WRITERS
     for i in range(12):
         assert read_image(out / f"{i:02d}_prob.png").shape == (40, 50, 3)
 
@@ -432,7 +434,7 @@ def test_pictures_are_written_while_the_network_computes(tmp_path, monkeypatch):
     events = []
     for i in range(6):
         photograph(tmp_path / "in" / f"{i}.png", i)
-    original = inference.write_png
+    original = folders.write_png
 
     def slow(path, array):
         events.append(("write", path.name[0]))
@@ -442,10 +444,10 @@ def test_pictures_are_written_while_the_network_computes(tmp_path, monkeypatch):
         events.append(("compute",))
         return batch[..., 1:2]
 
-    reading = inference.read_image
-    monkeypatch.setattr(inference, "write_png", slow)
+    reading = folders.read_image
+    monkeypatch.setattr(folders, "write_png", slow)
     monkeypatch.setattr(
-        inference,
+        folders,
         "read_image",
         lambda path: events.append(("read", path.name[0])) or reading(path),
     )
@@ -457,25 +459,25 @@ def test_pictures_are_written_while_the_network_computes(tmp_path, monkeypatch):
     assert sum(e[0] == "write" for e in events) == 18
     for n, at in enumerate(computed):
         ahead = sum(read < at for read in reads) - n
-        assert 1 <= ahead <= inference.READ_AHEAD + 1
+        assert 1 <= ahead <= folders.READ_AHEAD + 1
 
 
 def test_a_failed_write_ends_the_run_and_keeps_what_is_done(tmp_path, monkeypatch):
     for i in range(6):
         photograph(tmp_path / "in" / f"{i}.png", i)
-    original = inference.write_png
+    original = folders.write_png
 
     def full(path, array):
         if path.name.startswith("3"):
             raise InputError(f"{path}: No space left on device")
         original(path, array)
 
-    monkeypatch.setattr(inference, "write_png", full)
+    monkeypatch.setattr(folders, "write_png", full)
     counting, out = Counting(), tmp_path / "out"
     with pytest.raises(InputError, match="No space left"):
         predict_files(counting.segmenter, [tmp_path / "in"], out)
     done = [row["result"] for row in rows(out) if row["status"] == "done"]
     assert done == ["0", "1", "2"]
-    monkeypatch.setattr(inference, "write_png", original)
+    monkeypatch.setattr(folders, "write_png", original)
     result = predict_files(counting.segmenter, [tmp_path / "in"], out)
     assert (result["unchanged"], result["written"]) == (3, ["3", "4", "5"])

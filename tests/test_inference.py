@@ -15,7 +15,8 @@ from keras import layers
 from saunet import inference, weights
 from saunet.data.images import read_image, write_png
 from saunet.errors import InputError
-from saunet.inference import Segmenter, load_pretrained, load_segmenter, predict_files
+from saunet.folders import predict_files
+from saunet.inference import Segmenter, load_pretrained, load_segmenter
 from saunet.models import build_model
 
 
@@ -66,6 +67,11 @@ def test_network_sees_the_padded_size(green):
     segmenter = Segmenter(green.model, engine=run)
     segmenter.predict(random_image(584, 565))
     assert seen == [((1, 592, 592, 3), np.float32)]
+
+
+def test_a_name_is_no_network():
+    with pytest.raises(InputError, match=r"load_pretrained\('sa_unet_drive'\)"):
+        Segmenter("sa_unet_drive")
 
 
 def test_bytes_and_floats_agree(green):

@@ -31,13 +31,14 @@ RANKS = {
     "profiling": 5,
     "training": 4,
     "inference": 5,
+    "folders": 6,
     "evaluation": 4,
     "measures": 4,
     "report": 6,
-    "cluster": 6,
-    "completion": 6,
-    "cli": 7,
-    "__main__": 8,
+    "cluster": 7,
+    "completion": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 # Facade: names its rooms as strings and imports them on first use.
 UNRANKED = {"__init__"}

@@ -12,7 +12,8 @@ from saunet.data import lock
 from saunet.data.images import write_png
 from saunet.data.lock import lock_folder
 from saunet.errors import InputError
-from saunet.inference import Segmenter, predict_files
+from saunet.folders import predict_files
+from saunet.inference import Segmenter
 from saunet.training import RECIPES, recipe_with, train
 
 REFUSED = "another run writes to it: wait for its end"

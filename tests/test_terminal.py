@@ -110,6 +110,7 @@ def test_undefined_and_negative_scores_are_numbers_too(capsys):
 @pytest.fixture
 def finished(monkeypatch):
     """Every function behind a verb that writes files, done in no time."""
+    import saunet.folders
     import saunet.inference
     import saunet.training
 
@@ -122,7 +123,7 @@ def finished(monkeypatch):
         }
 
     monkeypatch.setattr(saunet.inference, "load_segmenter", lambda *a, **k: None)
-    monkeypatch.setattr(saunet.inference, "predict_files", predict_files)
+    monkeypatch.setattr(saunet.folders, "predict_files", predict_files)
     monkeypatch.setattr(saunet.inference, "export_segmenter", lambda *a, **k: 2e-6)
     monkeypatch.setattr(saunet.training, "train", lambda *a, **k: None)
     monkeypatch.setattr(cli, "_samples", lambda args, split: [])

@@ -1,0 +1,381 @@
+"""Photographs to vessel maps, from files to files, however many there are."""
+
+import contextlib
+import os
+import time
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from saunet import __version__, viz
+from saunet.data.buckets import is_uri
+from saunet.data.images import part_of, read_image, writable_folder, write_png
+from saunet.data.listing import find_places
+from saunet.data.lock import lock_folder
+from saunet.data.manifest import Manifest, state_of
+from saunet.errors import InputError
+from saunet.inference import checked_threshold
+
+OUTPUTS = ("prob", "mask", "overlay")
+
+# Photographs in memory beside the one that the network sees.
+READ_AHEAD = 2
+WRITERS = 2
+
+
+def predict_files(
+    segmenter,
+    inputs,
+    out_dir,
+    *,
+    threshold=None,
+    views=1,
+    tile=None,
+    scale=None,
+    zero_outside=False,
+    progress=False,
+):
+    """Segments photographs and writes three pictures for each.
+
+    `<stem>_prob.png` is the probability in 16 bits (65535 is 1), `<stem>_mask.png`
+    is 255 where it is above the threshold and else 0, `<stem>_overlay.png` is the
+    photograph with the vessels drawn on it; those of a folder's sub-folders in
+    sub-folders of the same names. `manifest.csv` gets a row for each. A photograph
+    that the same settings have segmented already, and that has not changed since, is
+    not done again. A file that cannot be read is skipped, unless it is the only one.
+
+    Files are read and written by threads while the network computes; a fixed number
+    of photographs is in memory, however many there are.
+
+    Args:
+        segmenter: a `Segmenter`.
+        inputs: as in `find_images`.
+        out_dir: folder to write to; made if need be.
+        threshold: the segmenter's own unless given.
+        views: as in `Segmenter.predict`.
+        tile: likewise.
+        scale: likewise; by default "auto" where the segmenter knows the diameter of
+            its training images' field of view, else 1.
+        zero_outside: likewise.
+        progress: show a bar on stderr.
+
+    Returns:
+        `{"written": [folder and stem], "unchanged": number of photographs done
+        before, "skipped": {path: reason}, "ignored": number of files in the folders
+        that are no images}`.
+
+    Raises:
+        InputError: nothing to read, nowhere to write, another run that writes there,
+            or two photographs (or a photograph and a result) that would share a file.
+            Said before computing.
+    """
+    plan = plan_files(
+        segmenter,
+        inputs,
+        out_dir,
+        threshold=threshold,
+        views=views,
+        tile=tile,
+        scale=scale,
+        zero_outside=zero_outside,
+    )
+    outcomes = segment_files(
+        segmenter, plan.todo, plan.out_dir, plan.threshold, plan.options
+    )
+    return plan.note(outcomes, progress=progress)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run over files has to do, and where it notes what it did.
+
+    Attributes:
+        out_dir: path of the folder of the results.
+        manifest: the `Manifest` in it.
+        settings: str, everything that decides a result.
+        threshold: float.
+        options: dict, the options of `Segmenter.predict`.
+        todo: list of (path, folder and stem of the result).
+        unchanged: number of photographs that are done already.
+        ignored: number of files in the folders that are no images.
+    """
+
+    out_dir: Path
+    manifest: Manifest
+    settings: str
+    threshold: float
+    options: dict
+    todo: list
+    unchanged: int
+    ignored: int
+
+    def note(self, outcomes, *, progress=False):
+        """Gives each photograph a row of the manifest, as it is done.
+
+        Args:
+            outcomes: iterable of what `segment_files` yields.
+            progress: show a bar on stderr.
+
+        Returns:
+            As `predict_files`.
+
+        Raises:
+            InputError: no photograph could be read, now or before, or another run
+                writes to the folder.
+        """
+        written, skipped = [], {}
+        with lock_folder(self.out_dir), _progress_bar(progress) as bar:
+            if self.todo:
+                self.manifest.read()  # another run may have ended since the plan
+                self.manifest.rewrite(begun=[place for _, place in self.todo])
+            task = bar.add_task("segmenting", total=len(self.todo))
+            for path, place, state, seconds, reason in outcomes:
+                self.manifest.append(
+                    place, path, state, self.settings, seconds=seconds, reason=reason
+                )
+                if reason:
+                    skipped[path] = reason
+                else:
+                    written.append(place)
+                bar.advance(task)
+            if self.todo:
+                self.manifest.rewrite()  # without the rows of what was begun
+        if not written and not self.unchanged:
+            reason = next(iter(skipped.values()))
+            more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
+            raise InputError(reason + more)
+        return {
+            "written": written,
+            "unchanged": self.unchanged,
+            "skipped": skipped,
+            "ignored": self.ignored,
+        }
+
+
+def plan_files(
+    segmenter,
+    inputs,
+    out_dir,
+    *,
+    threshold=None,
+    views=1,
+    tile=None,
+    scale=None,
+    zero_outside=False,
+):
+    """Returns the `Plan` of `predict_files`, which has the same arguments.
+
+    Raises:
+        InputError: as `predict_files`.
+    """
+    threshold = segmenter.threshold if threshold is None else threshold
+    threshold = checked_threshold(threshold)
+    if scale is None:
+        scale = "auto" if segmenter.fov_diameter else 1
+    options = {"views": views, "tile": tile, "scale": scale}
+    options["zero_outside"] = zero_outside
+    segmenter.check_options(**options)
+    if is_uri(out_dir):
+        raise InputError(
+            f"{out_dir}: results go to a folder, not to a bucket: choose one with "
+            f"--out, and copy it afterwards"
+        )
+    out_dir = Path(out_dir)
+    manifest = Manifest(out_dir)
+    earlier = {
+        path.resolve()
+        for place in manifest.rows
+        for path in _results(out_dir, place).values()
+    }
+    results = {*earlier, manifest.path.resolve()}
+    photographs, ignored = find_places(inputs, out_dir, results)
+    _refuse_collisions(photographs, out_dir)
+    writable_folder(out_dir)
+    settings = run_settings(segmenter, threshold=threshold, **options)
+    todo = [
+        (path, place)
+        for path, place in photographs
+        if not (
+            manifest.is_done(place, path, settings)
+            and all(_is_whole(p) for p in _results(out_dir, place).values())
+        )
+    ]
+    return Plan(
+        out_dir=out_dir,
+        manifest=manifest,
+        settings=settings,
+        threshold=threshold,
+        options=options,
+        todo=todo,
+        unchanged=len(photographs) - len(todo),
+        ignored=ignored,
+    )
+
+
+def segment_files(segmenter, photographs, out_dir, threshold, options):
+    """Reads, segments and writes photographs, in order, with threads around.
+
+    Args:
+        segmenter: a `Segmenter`.
+        photographs: list of (path, folder and stem of the result).
+        out_dir: path of the folder of the results.
+        threshold: float.
+        options: dict, the options of `Segmenter.predict`.
+
+    Yields:
+        (path, folder and stem, state, seconds of computing, "") once a photograph's
+        files are whole, with its `state_of` before it was read; (path, folder and
+        stem, state, None, reason) for one that fails.
+
+    Raises:
+        InputError: a result cannot be written.
+    """
+
+    def write(results, image, probability):
+        mask = (probability > threshold).astype(np.uint8)
+        pictures = {
+            "prob": np.round(probability * 65535).astype(np.uint16),
+            "mask": mask * np.uint8(255),
+            "overlay": viz.overlay(image, mask),
+        }
+        for kind, picture in pictures.items():
+            write_png(results[kind], picture)
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
+        being_written = deque()
+        for (path, place, state), reading in _ahead(reader, read_image, photographs):
+            try:
+                image = reading.result()
+                results = _make_room(_results(out_dir, place))
+                started = time.perf_counter()
+                probability = segmenter.predict(image, **options)
+            except InputError as error:
+                # The file's name is in the reader's message, not in the network's.
+                named = str(path) in str(error)
+                reason = str(error) if named else f"{path}: {error}"
+                yield path, place, state, None, reason
+                continue
+            seconds = time.perf_counter() - started
+            writing = writer.submit(write, results, image, probability)
+            being_written.append(((path, place, state, seconds, ""), writing))
+            if len(being_written) > WRITERS:
+                yield _whole(*being_written.popleft())
+        while being_written:
+            yield _whole(*being_written.popleft())
+
+
+def _make_room(results):
+    """Returns a photograph's results, once their folder is there to be written to.
+
+    Raises:
+        InputError: it cannot be made, or the photograph's name is too long.
+    """
+    longest = results["overlay"]
+    try:
+        longest.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(part_of(longest))
+    except OSError as error:
+        raise InputError(
+            f"{longest}: cannot be written ({error.strerror}): rename the photograph, "
+            f"or what stands in its way"
+        ) from error
+    return results
+
+
+def _whole(outcome, writing):
+    writing.result()
+    return outcome
+
+
+def _ahead(pool, function, photographs):
+    """Yields ((path, place, state), future of function(path)), some begun early."""
+    begun = deque()
+    for path, place in photographs:
+        begun.append(((path, place, state_of(path)), pool.submit(function, path)))
+        if len(begun) > READ_AHEAD:
+            yield begun.popleft()
+    yield from begun
+
+
+def run_settings(segmenter, **options):
+    """Returns one line that says everything that decides a result."""
+    words = [f"{name}={value}" for name, value in sorted(options.items())]
+    return " ".join([f"saunet={__version__}", segmenter.fingerprint, *words])
+
+
+def _results(out_dir, place):
+    """Returns the paths of a photograph's results, by kind."""
+    return {kind: out_dir / f"{place}_{kind}.png" for kind in OUTPUTS}
+
+
+def _progress_bar(shown):
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+
+
+class _Rate(ProgressColumn):
+    """How many photographs a second."""
+
+    def render(self, task):
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f}/s")
+
+
+def _is_whole(path):
+    """Returns whether a result is there; after a loss of power one may be empty.
+
+    Asking for it each time costs less than `fsync` of each picture, by which small
+    photographs took twice as long.
+    """
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _real(path):
+    """Returns a path without links, and one that links to itself as it is."""
+    try:
+        return path.resolve()
+    except RuntimeError:  # Python 3.12 and before
+        return path
+
+
+def _refuse_collisions(photographs, out_dir):
+    places = Counter(place for _, place in photographs)
+    for place, count in places.items():
+        if count > 1:
+            twins = ", ".join(str(p) for p, other in photographs if other == place)
+            raise InputError(
+                f"{twins} would all be written to {place}_*.png: rename them or run "
+                f"them into different folders"
+            )
+    results = {
+        path.resolve()
+        for _, place in photographs
+        for path in _results(out_dir, place).values()
+    }
+    for path, _ in photographs:
+        if _real(path) in results:
+            raise InputError(
+                f"{path} would be overwritten by a result: choose another folder "
+                f"with --out"
+            )

@@ -41,8 +41,10 @@ def scale(args):
     from saunet.data.field import field_of_view
     from saunet.evaluation import evaluate
     from saunet.inference import load_pretrained
+    from saunet.weights import find_pretrained, read_card
 
     segmenter = load_pretrained(WEIGHTS)
+    card = read_card(find_pretrained(WEIGHTS))
 
     def factor(image, way):
         if way in ("auto", "none"):
@@ -65,6 +67,7 @@ def scale(args):
                 )
                 row = {"part": part, "dataset": dataset, "images": len(samples)}
                 row["scale"] = way
+                row["weights"] = card["sha256"][:12]
                 for key in ("f1", "auc", "sensitivity", "specificity", "cldice"):
                     row[key] = f"{result[key]:.4f}"
                 _append("photographs_scale.csv", row)

@@ -117,7 +117,9 @@ def f1(args):
     from saunet.data import tiling
     from saunet.data.datasets import load_dataset
     from saunet.evaluation import evaluate
+    from saunet.weights import find_pretrained, read_card
 
+    card = read_card(find_pretrained(WEIGHTS))
     samples = load_dataset("chase_db1", args.data_dir, "train")[:: args.every]
     segmenter = inference.load_pretrained(WEIGHTS)
     scale = args.scale if args.scale == "auto" else float(args.scale)
@@ -136,6 +138,7 @@ def f1(args):
         row = {"scale": args.scale, "tile": tile or "whole", "halo": halo}
         row["ramp"] = ramp
         row["images"] = len(samples)
+        row["weights"] = card["sha256"][:12]
         for key in ("f1", "auc", "sensitivity", "specificity"):
             row[key] = f"{result[key]:.4f}"
         _append("tiling_f1.csv", row)

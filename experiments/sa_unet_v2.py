@@ -16,7 +16,7 @@ centred photographs and tested on ones padded at the bottom and right, as there.
 the SA-UNet of the project page's STARE table was trained likewise, by cross-entropy
 alone, is inferred.
 
-`weights/sa_unet_v2_drive` is the row `sa_unet_v2` by the recipe `budget`, seed 0.
+`weights/sa_unet_v2_drive` is the row `sa_unet_v2` by the recipe `best`, seed 0.
 """
 
 import sys

@@ -117,8 +117,8 @@ print("test:", [sample.name for sample in test], " validation:", held_out)
 # ## The recipe
 #
 # A `Recipe` holds all that decides the result besides the images. This one is made for
-# a minute or two on two CPU cores. For a serious run take `RECIPES["cpu"]`, which
-# trained the shipped weights in 1.7 hours, and change what you must.
+# a minute or two on two CPU cores. For a serious run take `RECIPES["cpu"]`, 1.7
+# hours on the same cores, and change what you must.
 
 # %%
 from saunet.training import RECIPES, train

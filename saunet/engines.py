@@ -67,8 +67,10 @@ def check_engine(engine, precision="float32"):
         raise InputError(f"precision {precision!r}: expected {' or '.join(known)}")
     if engine == "auto":
         installed = find_spec("openvino") and find_spec("onnx")
-        gpu = keras.distribution.list_devices("gpu")
-        engine = "openvino" if installed and not gpu else "keras"
+        # Not `list_devices("gpu")`: where there is none JAX raises.
+        names = keras.distribution.list_devices()
+        on_cpu = all(name.startswith("cpu") for name in names)
+        engine = "openvino" if installed and on_cpu else "keras"
     if precision not in PRECISIONS[engine]:
         raise InputError(
             f"precision {precision!r} on the engine {engine}: expected "

@@ -180,7 +180,7 @@ def _are_numbers(values, count):
     )
 
 
-# 1.7 hours on 2 shared CPU cores; see weights/sa_unet_v2_drive.
+# 1.7 hours on 2 shared CPU cores: the rows `budget` of SA-UNetv2 in docs/results.md.
 SA_UNET_V2_CPU = Recipe(
     model="sa_unet_v2",
     model_kwargs={"rate": 0.1},

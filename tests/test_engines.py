@@ -106,11 +106,11 @@ def test_keras_computes_a_copy_in_bfloat16(v2):
 
 def test_auto_takes_openvino_where_it_is_and_no_gpu(monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: True)
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [])
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
     assert check_engine("auto") == "openvino"
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: ["gpu:0"])
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
     assert check_engine("auto") == "keras"
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [])
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     assert check_engine("auto") == "keras"
 

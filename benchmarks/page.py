@@ -32,8 +32,8 @@ the same weights.
   the speed of a float32 matrix product on the same machine ({matmul} GFLOP/s
   when the networks were measured).
 - *Largest difference*: of any pixel's probability from the network's first row.
-- F1 and AUC: the shipped weights on DRIVE's 20 test images, whole frame, pooled,
-  threshold 0.5.
+- F1 and AUC: on DRIVE's 20 test images, whole frame, pooled, threshold 0.5, by the
+  weights that were shipped then (rows `budget` of [results](results.md)).
 
 `python benchmarks/inference.py --data-dir DRIVE`
 

@@ -1,15 +1,17 @@
-"""DRIVE's weights on photographs of other cameras, with and without scaling.
+"""Weights on photographs of other cameras, with and without scaling.
 
     python benchmarks/photographs.py scale --data-dir DIR
+    python benchmarks/photographs.py across WEIGHTS... --data-dir DIR
     python benchmarks/photographs.py folder PHOTOGRAPHS...
 
 scale: F1 and AUC inside the field of view, pooled, at the threshold 0.5. The network
 sees a photograph as it is ("none"), as `saunet predict` scales it by default ("auto"),
 or with its field of view so many times as wide as DRIVE's ("x0.8"). Chosen by "choose"
 (CHASE_DB1's training images and STARE's first fold), reported on "report" (CHASE_DB1's
-test images and STARE's other folds). folder: photographs a second of reading,
-segmenting and writing, one after the other and at once, in turns. Each appends to its
-file in benchmarks/results.
+test images and STARE's other folds). across: the same score of weights on all images
+of the datasets that they were not trained on, scaled by default. folder: photographs a
+second of reading, segmenting and writing, one after the other and at once, in turns.
+Each appends to its file in benchmarks/results.
 """
 
 import argparse
@@ -71,6 +73,43 @@ def scale(args):
                 for key in ("f1", "auc", "sensitivity", "specificity", "cldice"):
                     row[key] = f"{result[key]:.4f}"
                 _append("photographs_scale.csv", row)
+
+
+def across(args):
+    """Scores weights on all images of the datasets that they were not trained on."""
+    from saunet.data.datasets import load_dataset
+    from saunet.evaluation import evaluate
+    from saunet.inference import load_pretrained
+    from saunet.weights import find_pretrained, read_card
+
+    for name in args.weights:
+        segmenter = load_pretrained(name)
+        card = read_card(find_pretrained(name))
+        for dataset in ("drive", "chase_db1", "stare"):
+            if name.endswith(dataset):
+                continue
+            samples = [
+                sample
+                for split in ("train", "test")
+                for sample in load_dataset(
+                    dataset,
+                    args.data_dir,
+                    split,
+                    fold=0 if dataset == "stare" else None,
+                )
+            ]
+            result = evaluate(
+                (segmenter.predict(s.image, scale="auto") for s in samples),
+                samples,
+                region="fov",
+                pooling="pooled",
+                threshold=0.5,
+            )
+            row = {"weights": f"{name} {card['sha256'][:12]}", "dataset": dataset}
+            row |= {"images": len(samples), "scale": "auto"}
+            for key in ("f1", "auc", "sensitivity", "specificity", "cldice"):
+                row[key] = f"{result[key]:.4f}"
+            _append("photographs_across.csv", row)
 
 
 def folder(args):
@@ -141,6 +180,10 @@ def main():
     sub.add_argument("--data-dir", required=True)
     sub.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     sub.set_defaults(verb=scale)
+    sub = verbs.add_parser("across")
+    sub.add_argument("weights", nargs="+", help="names of shipped weights")
+    sub.add_argument("--data-dir", required=True)
+    sub.set_defaults(verb=across)
     sub = verbs.add_parser("folder")
     sub.add_argument("photographs", nargs="+")
     sub.add_argument("--turns", type=int, default=5)

@@ -1,7 +1,8 @@
 """SA-UNet (ICPR 2020): the ablations on DRIVE and CHASE_DB1.
 
     python experiments/sa_unet.py --data-dir DATA --dry-run
-    python experiments/sa_unet.py --data-dir DATA --rows sa_unet --dataset drive --ship
+    python experiments/sa_unet.py --data-dir DATA --rows sa_unet --dataset drive \
+        --recipe best --results runs/results
 
 Paper: Guo et al., https://arxiv.org/abs/2004.03696; settings of the authors' code,
 https://github.com/clguo/SA-UNet: BCE, Adam 1e-3 for 100 epochs and 1e-4 for 50, 13

@@ -246,7 +246,8 @@ INTRODUCTION = """# Results
 Every score is read from `experiments/results/*.json`, which also holds the scores of
 each image, the recipe, the versions and the device; published ones are in
 `experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
-trained yet has no score. The threshold is 0.5 for all; the test images choose nothing.
+trained yet has no score. The threshold is 0.5 for all; no test image chose it, a weight
+or an epoch.
 "8 views": the mean over an image's flips and quarter turns, which is `--tta`. The
 `difference` is ours minus the published score, by the protocol that was published;
 where the source does not say by which protocol, there is none.
@@ -254,8 +255,15 @@ where the source does not say by which protocol, there is none.
 There are three recipes. `paper`: the authors' settings. `budget`, one to four hours on
 two CPU cores: the recipe `cpu` of `saunet train` (AdamW, one cycle, random views,
 DropBlock 0.1) with the loss of the paper; a larger network gets fewer steps, a fold of
-STARE half the batch. `best`, ours: twice as long, half of the views upright, BCE and
-MCC. What a run had otherwise stands behind its recipe.
+STARE half the batch. `best`, ours: twice as many steps, half of the views upright, BCE
+and MCC. It was made after the scores of `budget` on the test images were known: that
+those on the training images were no better is why it trains more. What a run had
+otherwise stands behind its recipe.
+
+A row again, beside what is recorded: `python experiments/rsan.py --data-dir DATA
+--dataset drive --rows rsan --results runs/results`; `sa_unet_v2_fold0` is `--dataset
+stare --rows sa_unet_v2 --folds 0`. Without `--results` a row that is recorded is
+refused, with `--resume` it is shown.
 
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
 weights on their test images, an archive of them for a release, and a picture of the

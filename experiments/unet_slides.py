@@ -9,7 +9,7 @@ Their Dice is of validation images, or of the Grand Challenge's server, by a pro
 that is not given: the tables show it without a difference.
 
 Inferred, since the slides do not say: Adam 1e-3, 100 epochs, batch 2, two images held
-out; DropBlock of .18 in CBAM-UNet and .2 in CMP-UNet; for the augmentation, SA-UNet's
+out; dropout of .18 in CBAM-UNet and .2 in CMP-UNet; for the augmentation, SA-UNet's
 thirteen copies, which also have other colours and noise; CBAM-UNet, CMP-UNet and the
 U-Net of three levels are trained on augmented data.
 """

@@ -43,7 +43,7 @@ OUT.mkdir(parents=True, exist_ok=True)
 # `SAUNET_DRIVE` to its folder before you start Jupyter, and this notebook uses it.
 
 # %%
-(sample,) = photographs(1, start=7)
+(sample,) = photographs(1, start=7, part="test")
 write_png(OUT / "photograph.png", sample.image)
 print(sample.image.shape, sample.image.dtype)
 
@@ -122,9 +122,8 @@ show(
 # %% [markdown]
 # In the picture of the errors, found vessels are white, invented ones orange, missed
 # ones blue. Most errors are the rims of thin vessels: one pixel wider or narrower.
-# The network learnt on DRIVE and has never seen a drawn photograph, so this number
-# says little about either. What the same weights score on DRIVE's test part is on
-# their card:
+# The network learnt on DRIVE; of a drawn photograph, which it has never seen, this
+# number says little. What the same weights score on DRIVE's test part is on their card:
 
 # %%
 from saunet.weights import find_pretrained, read_card

@@ -253,7 +253,7 @@ print(f"clDice of {who}: {human['cldice']:.4f}; of the network: {ours['cldice']:
 # 3. Pooled or mean?
 # 4. Which threshold, chosen on what?
 # 5. Was the epoch chosen on the test images?
-# 6. One run or several? Two runs of one recipe differ by a few tenths of a per cent.
+# 6. One run or several? Another seed gives another score; ours are of one.
 #
 # `saunet score` asks for the first three on every call, and writes them into its
 # result.

@@ -47,7 +47,8 @@ def photographs(count, *, start=0, part="train"):
 
     Args:
         count: How many.
-        start: Number of the first one; other numbers are other eyes.
+        start: Number of the first one; other numbers are other eyes. DRIVE has twenty,
+            which come round again.
         part: "train" or "test", of DRIVE.
 
     Returns:
@@ -55,7 +56,8 @@ def photographs(count, *, start=0, part="train"):
     """
     if folder := os.environ.get("SAUNET_DRIVE"):
         print(f"photographs of DRIVE ({part}): {count}")
-        return load_dataset("drive", folder, part)[start : start + count]
+        samples = load_dataset("drive", folder, part)
+        return [samples[(start + i) % len(samples)] for i in range(count)]
     print(f"synthetic photographs: {count} (set SAUNET_DRIVE for DRIVE's)")
     first = start + (1000 if part == "test" else 0)
     height, width = brief((584, 565), (160, 144))

@@ -66,7 +66,7 @@ with h5py.File(official) as file:
 model = saunet.build_model("sa_unet_v2")
 saunet.load_weights(model, official)
 
-samples = photographs(2, start=11)
+samples = photographs(2, start=11, part="test")
 reference = [shipped.predict(sample.image) for sample in samples]
 segmenter = Segmenter(model, threshold=0.5)
 difference = np.abs(segmenter.predict(samples[0].image) - reference[0]).max()
@@ -192,7 +192,8 @@ assert cases["right"][0] > cases["look-alike network"][0]
 
 # %% [markdown]
 # - **Padding.** SA-UNet and RSAN were trained on photographs padded on all sides,
-#   SA-UNetv2 at the bottom and the right. Weights are tied to what they saw: a
+#   SA-UNetv2 on DRIVE at the bottom and the right (on STARE on all sides in training,
+#   at the bottom and the right in the test). Weights are tied to what they saw: a
 #   `Segmenter` takes `padding`, and the card of a shipped weight names it.
 # - **Colours.** OpenCV reads blue first. `saunet.data.images.read_image` gives RGB.
 # - **Scale.** All networks here want [0, 1]. A `Segmenter` divides 8-bit pictures

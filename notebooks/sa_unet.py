@@ -312,7 +312,7 @@ print(f"attention from {gate.min():.3f} to {gate.max():.3f}")
 # test images are pooled: the protocol `frame`, `pooled` of this package. See
 # `compare_protocols` before you put such a number beside another paper's.
 #
-# To train it as the authors did:
+# To train it by the authors' settings:
 #
 # ```
 # saunet train --dataset drive --data-dir DRIVE --out runs/mine --recipe sa_unet_paper

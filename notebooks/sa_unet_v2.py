@@ -272,7 +272,7 @@ show(
 # %% [markdown]
 # ## The attention maps of trained weights
 #
-# `sa_unet_v2_drive` comes with the package, trained on DRIVE for 60 epochs. A gate's
+# `sa_unet_v2_drive` comes with the package, trained on DRIVE for 120 epochs. A gate's
 # `attention` takes what the gate takes, so a model that ends at the gates' inputs
 # shows all three, and the bottleneck's.
 
@@ -327,5 +327,6 @@ for name, guess in (("with", probability > 0.5), ("without", blind > 0.5)):
 # worth: a network trained without it would have learnt to do without. It shows that
 # *this* network uses it. What it is worth is the paper's ablation above.
 #
-# To train the whole network: `saunet train --recipe sa_unet_v2_paper` as the authors
-# did, or `--recipe cpu`, the recipe of the shipped weights.
+# To train the whole network: `saunet train --recipe sa_unet_v2_paper`, the authors'
+# settings, or `--recipe cpu`. The shipped weights are by `best` of
+# `experiments/sa_unet_v2.py`, twice as many steps.

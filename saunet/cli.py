@@ -202,14 +202,22 @@ def predict(args):
     }
     engine = _engine(args)
     if args.cluster is None:
-        segmenter = load_segmenter(args.weights, args.model, **engine)
+        segmenter = load_segmenter(
+            args.weights, args.model, placement=args.padding, **engine
+        )
         result = predict_files(segmenter, args.inputs, args.out, **options)
     else:
         from saunet.cluster import predict_on_cluster
 
         options |= {"address": args.cluster, "workers": args.workers}
         options["threads"] = engine.pop("threads")
-        load = functools.partial(load_segmenter, args.weights, args.model, **engine)
+        load = functools.partial(
+            load_segmenter,
+            args.weights,
+            args.model,
+            placement=args.padding,
+            **engine,
+        )
         result = predict_on_cluster(load, args.inputs, args.out, **options)
     line = f"{_number(len(result['written']), 'photograph')} segmented into {args.out}"
     if result["unchanged"]:
@@ -238,7 +246,7 @@ def export(args):
     load_framework()
     from saunet.inference import export_segmenter, load_segmenter
 
-    segmenter = load_segmenter(args.weights, args.model)
+    segmenter = load_segmenter(args.weights, args.model, placement=args.padding)
     difference = export_segmenter(
         segmenter, args.out, args.format, calibration=args.int8
     )
@@ -257,7 +265,9 @@ def evaluate(args):
     from saunet import evaluation
     from saunet.inference import load_segmenter
 
-    segmenter = load_segmenter(args.weights, args.model, **_engine(args))
+    segmenter = load_segmenter(
+        args.weights, args.model, placement=args.padding, **_engine(args)
+    )
     options = {"views": 8 if args.tta else 1, "scale": args.scale or 1}
     options["tile"] = args.tile
     segmenter.check_options(**options)
@@ -275,6 +285,8 @@ def evaluate(args):
         threshold=args.threshold if given else segmenter.threshold,
     )
     special = {name: v for name, v in options.items() if v not in (None, 1)}
+    if args.padding:
+        special["padding"] = args.padding
     title = f"{segmenter.name} on {_dataset_title(args)}"
     title += "".join(f", {name} {value}" for name, value in special.items())
     _print_scores({**special, **result}, title, args.json)
@@ -505,7 +517,7 @@ def _parser():
         "--recipe",
         metavar="NAME",
         default="cpu",
-        help="how to train: smoke (a minute), cpu (default), sa_unet_paper, ...; "
+        help="how to train: smoke (minutes), cpu (default), sa_unet_paper, ...; "
         "an unknown name lists all",
     )
     sub.add_argument(
@@ -552,6 +564,7 @@ def _parser():
         "paths, a .csv with a column photograph",
     )
     _weights_options(sub)
+    _padding_option(sub)
     _engine_options(sub)
     sub.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     sub.add_argument(
@@ -577,6 +590,7 @@ def _parser():
 
     sub = verb(evaluate)
     _weights_options(sub)
+    _padding_option(sub)
     _engine_options(sub)
     _view_options(sub, scale_default="none, the images as they are")
     _dataset_options(sub)
@@ -653,6 +667,7 @@ def _parser():
 
     sub = verb(export)
     _weights_options(sub, files="or an .h5 file")
+    _padding_option(sub)
     sub.add_argument(
         "--out", required=True, metavar="PATH", help="file or folder to write"
     )
@@ -685,6 +700,15 @@ def _weights_options(sub, *, files="an .h5 or exported .onnx file"):
     )
     sub.add_argument(
         "--model", metavar="M", help="the network that an .h5 file belongs to"
+    )
+
+
+def _padding_option(sub):
+    sub.add_argument(
+        "--padding",
+        choices=("centered", "bottom_right"),
+        help="where an .h5 file's network saw photographs padded, such as bottom_right "
+        "for the authors' SA-UNetv2 (default: centered)",
     )
 
 

@@ -365,7 +365,7 @@ def _build(about, path):
         raise InputError(f"{path}: no network: {error}") from error
 
 
-def load_segmenter(name_or_file, model=None, **engine):
+def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
     """Returns the `Segmenter` of a shipped name, a card's or run's folder, or a file.
 
     Args:
@@ -373,15 +373,24 @@ def load_segmenter(name_or_file, model=None, **engine):
             `saunet export` wrote.
         model: the network's key; needed for an .h5 file, which does not say, and
             refused where the card, the run or the `.onnx` says otherwise.
+        placement: "centered" (the default) or "bottom_right", how the weights of an
+            .h5 file saw photographs padded; refused where the weights say it.
         **engine: `engine`, `precision` and `threads` of `Segmenter`.
 
     Raises:
         InputError: nothing there, or `model` is missing, unknown or another one.
     """
     path = Path(name_or_file)
+    bare = path.suffix.lower() in (".h5", ".hdf5") or path.is_file()
+    bare = bare and path.suffix != ".onnx"
+    if placement is not None and not bare:
+        raise InputError(
+            f"{name_or_file} says itself how photographs are padded: give "
+            f"{placement!r} for an .h5 file alone"
+        )
     if path.suffix == ".onnx":
         return _load_onnx(path, model, **engine)
-    if path.suffix.lower() in (".h5", ".hdf5") or path.is_file():
+    if bare:
         if not path.is_file():
             raise InputError(f"{path}: no such file; expected the weights of a network")
         if model is None:
@@ -391,7 +400,9 @@ def load_segmenter(name_or_file, model=None, **engine):
             )
         network = build_model(model)
         weights.load_weights(network, path)
-        return Segmenter(network, name=f"{model} ({path.name})", **engine)
+        padding = {**PADDING, "placement": placement or PADDING["placement"]}
+        name = f"{model} ({path.name})"
+        return Segmenter(network, padding=padding, name=name, **engine)
     run = is_run(path)
     if run:
         about = read_run(path)["recipe"]

@@ -160,7 +160,15 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
     run(capsys, "predict", "a", "b", "--weights", "w", "--out", "o")
     assert seen == {
         "args": (
-            ("w", None, {"engine": "auto", "precision": "float32", "threads": None}),
+            (
+                *("w", None),
+                {
+                    "placement": None,
+                    "engine": "auto",
+                    "precision": "float32",
+                    "threads": None,
+                },
+            ),
             ["a", "b"],
             "o",
         ),
@@ -175,9 +183,10 @@ def test_predict_options_reach_the_function(capsys, monkeypatch, h5):
         capsys,
         *("predict", "a", "--weights", "w", "--model", "m", "--out", "o"),
         *("--tta", "--threshold", "0.3", "--tile", "512", "--scale", "none"),
-        "--zero-outside",
+        *("--zero-outside", "--padding", "bottom_right"),
     )
     assert seen["args"][0][:2] == ("w", "m")
+    assert seen["args"][0][2]["placement"] == "bottom_right"
     assert (seen["threshold"], seen["views"]) == (0.3, 8)
     assert (seen["tile"], seen["scale"], seen["zero_outside"]) == (512, 1, True)
 
@@ -246,6 +255,18 @@ def test_evaluate_sees_what_it_says(capsys, monkeypatch, options, used):
     printed = json.loads(run(capsys, *argv, "--json")[1])
     assert {key: printed[key] for key in used} == used
     assert not (set(printed) & {"views", "scale", "tile"}) - set(used)
+
+
+def test_evaluate_names_the_padding_of_a_bare_file(capsys, monkeypatch, h5):
+    monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
+    argv = ("evaluate", "--weights", h5, "--model", "sa_unet_v2")
+    argv += ("--dataset", "synthetic", "--json")
+    centered = json.loads(run(capsys, *argv)[1])
+    argv += ("--padding", "bottom_right")
+    padded = json.loads(run(capsys, *argv)[1])
+    assert padded.pop("padding") == "bottom_right"
+    assert set(padded) == set(centered)
+    assert padded["auc"] != centered["auc"]
 
 
 def test_evaluate_by_a_scale_that_is_not_known(capsys, h5):

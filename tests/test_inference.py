@@ -16,7 +16,7 @@ from saunet import inference, weights
 from saunet.data.images import read_image, write_png
 from saunet.errors import InputError
 from saunet.folders import predict_files
-from saunet.inference import Segmenter, load_pretrained, load_segmenter
+from saunet.inference import PADDING, Segmenter, load_pretrained, load_segmenter
 from saunet.models import build_model
 
 
@@ -272,6 +272,16 @@ def test_bare_weights_need_a_model(tmp_path, seed):
     )
     with pytest.raises(InputError, match=r"b\.h5: no such file"):
         load_segmenter(tmp_path / "b.h5", "sa_unet_v2")
+
+
+def test_bare_weights_are_padded_as_one_says(tmp_path, card_folder, seed):
+    path = tmp_path / "a.h5"
+    weights.save_weights(build_model("sa_unet_v2"), path, file_format="legacy")
+    told = load_segmenter(path, "sa_unet_v2", placement="bottom_right")
+    assert told.padding == {**PADDING, "placement": "bottom_right"}
+    assert load_segmenter(path, "sa_unet_v2").padding == PADDING
+    with pytest.raises(InputError, match="says itself how photographs are padded"):
+        load_segmenter(card_folder[0], placement="bottom_right")
 
 
 def test_three_pictures_a_photograph(tmp_path, green):

@@ -62,7 +62,8 @@ def paired_bootstrap(ours, theirs, *, draws=10_000, seed=0):
         extreme, total = 1, draws + 1
     flipped = np.abs(((2 * bits - 1) * gap).sum(axis=1))
     # Sums of the same numbers in another order differ in their last digits.
-    extreme += int((flipped >= abs(gap.sum()) * (1 - 1e-12)).sum())
+    slack = 1e-12 * np.abs(gap).sum()
+    extreme += int((flipped >= abs(gap.sum()) - slack).sum())
     mean = math.fsum(gap) / gap.size
     return Difference(mean, float(low), float(high), extreme / total, gap.size)
 

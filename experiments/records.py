@@ -20,6 +20,7 @@ import json
 from pathlib import Path
 
 from saunet.data.images import write_bytes
+from saunet.data.lock import lock_folder
 from saunet.errors import InputError
 from saunet.evaluation import REGIONS, evaluate, mean_scores, to_json
 
@@ -77,12 +78,13 @@ def read_results(path, paper, dataset):
 def add_results(path, paper, dataset, records):
     """Adds rows to a results file; one with the same identity is replaced."""
     path = Path(path)
-    results = read_results(path, paper, dataset)
-    rows = {key_of(record): record for record in results["rows"]}
-    rows |= {key_of(record): record for record in records}
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**results, "rows": list(rows.values())}, indent=1)
-    write_bytes(path, (text + "\n").encode())
+    with lock_folder(path.parent, wait=True):  # rows may be trained side by side
+        results = read_results(path, paper, dataset)
+        rows = {key_of(record): record for record in results["rows"]}
+        rows |= {key_of(record): record for record in records}
+        text = json.dumps({**results, "rows": list(rows.values())}, indent=1)
+        write_bytes(path, (text + "\n").encode())
 
 
 def published(paper):

@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from records import (
@@ -26,13 +27,14 @@ from rows import RECIPE_NAMES, estimate_hours
 from shipping import check_place, ship, shippable
 
 from saunet.data.datasets import load_dataset
+from saunet.data.runs import read_run
 from saunet.distribution import DEVICES
 from saunet.errors import InputError, RunError
 from saunet.evaluation import check_labelled
 from saunet.inference import Segmenter
 from saunet.models import FACTS, build_model
 from saunet.profiling import count_flops, count_parameters
-from saunet.training import train
+from saunet.training import stored_recipe, train
 from saunet.weights import load_weights
 
 
@@ -171,6 +173,18 @@ def _check_jobs(paper, jobs, args):
                 f"{path} already holds {row.run_name(name, seed)}: add --resume to "
                 "leave it as it is, or choose another seed with --seeds"
             )
+        if not stored and (folder / "run.json").exists():
+            if not args.resume:
+                raise InputError(
+                    f"{folder} already holds a run: add --resume to go on with it, or "
+                    "choose another folder with --runs"
+                )
+            recipe = stored_recipe(read_run(folder)["recipe"])
+            if recipe != json.loads(json.dumps(asdict(row.recipe(name, seed)))):
+                raise InputError(
+                    f"{folder} holds a run by another recipe: choose another folder "
+                    "with --runs"
+                )
         if args.ship:
             check_place(row, folder)
         if _part(row) not in data:

@@ -50,6 +50,8 @@ def shippable(path):
 
         target.attrs.update(source.attrs)
         source.visititems(copy)
+    if len(content.getvalue()) > SHIPPED_BYTES:
+        return path
     write_bytes(halved, content.getvalue())
     return halved
 

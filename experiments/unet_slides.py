@@ -22,7 +22,13 @@ from runner import run
 from saunet.training import Recipe
 
 # Under the recipes `budget` and `best` too; a batch of whole photographs is small.
-PLAIN = {"augmentation": "none", "crop": None, "whole_epochs": 0, "batch_size": 1}
+PLAIN = {
+    "augmentation": "none",
+    "crop": None,
+    "whole_epochs": 0,
+    "upright": 0.0,
+    "batch_size": 1,
+}
 
 TABLE = (
     ("unet_plain", "unet", "U-Net, original data", {}, PLAIN),

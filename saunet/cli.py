@@ -268,7 +268,10 @@ def evaluate(args):
     segmenter = load_segmenter(
         args.weights, args.model, placement=args.padding, **_engine(args)
     )
-    options = {"views": 8 if args.tta else 1, "scale": args.scale or 1}
+    options = {
+        "views": 8 if args.tta else 1,
+        "scale": 1 if args.scale is None else args.scale,
+    }
     options["tile"] = args.tile
     segmenter.check_options(**options)
     samples = _samples(args, args.split)
@@ -287,6 +290,8 @@ def evaluate(args):
     special = {name: v for name, v in options.items() if v not in (None, 1)}
     if args.padding:
         special["padding"] = args.padding
+    if args.region == "fov" and any(s.fov_source == "estimated" for s in samples):
+        special["fov"] = "estimated"
     title = f"{segmenter.name} on {_dataset_title(args)}"
     title += "".join(f", {name} {value}" for name, value in special.items())
     _print_scores({**special, **result}, title, args.json)
@@ -911,8 +916,8 @@ def _samples(args, split):
 def _refuse_seen(weights, args, samples):
     """Raises InputError where the test images are some the weights were trained on."""
     from saunet.data.datasets import DATASETS
-    from saunet.data.runs import is_run, read_run
-    from saunet.weights import find_weights
+    from saunet.data.runs import is_run
+    from saunet.weights import find_weights, seen_images
 
     dataset = DATASETS.get(args.dataset)
     if dataset is None or args.split != "test":
@@ -920,7 +925,7 @@ def _refuse_seen(weights, args, samples):
     if is_run(weights):
         # It does not name its dataset; names recur in those of one official split,
         # whose test part nothing was trained on.
-        seen = read_run(weights).get("images", ()) if dataset.folds else ()
+        seen = seen_images(weights) if dataset.folds else ()
     else:
         data = find_weights(weights)[1].get("data", {})
         seen = data["images"] if data.get("dataset") == dataset.title else ()

@@ -5,7 +5,8 @@ TensorFlow, whose part of `keras.distribution` is marked unfit for use, by
 `tf.distribute.MirroredStrategy`: each device has a loss, a batch normalisation and a
 DropBlock of its own share, and the gradients are averaged. For a mean over pixels (BCE)
 without these that is the same; for the overlap losses (dice, jaccard, mcc) it is the
-mean of the shares' losses, not the loss of the whole batch.
+mean of the shares' losses, not the loss of the whole batch. A bound of the gradient's
+norm (`clip_norm`) is refused there: each share would be clipped by itself.
 """
 
 import contextlib

@@ -251,7 +251,8 @@ class OpenVINOEngine:
             graph.reshape(list(shape))
             self._compiled[shape] = self._compile(graph)
             if len(self._compiled) > self.kept:
-                self._compiled.popitem(last=False)
+                evicted, _ = self._compiled.popitem(last=False)
+                self._seen_once.discard(evicted)  # not at once again
         self._compiled.move_to_end(shape)
         return self._compiled[shape]
 

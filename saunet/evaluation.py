@@ -21,7 +21,14 @@ import math
 import numpy as np
 
 from saunet.data.datasets import NO_TEST_LABELS
-from saunet.data.images import read_gray, read_label, read_mask
+from saunet.data.images import (
+    image_stem,
+    read_fov,
+    read_gray,
+    read_image,
+    read_label,
+    sides,
+)
 from saunet.data.pairing import (
     find_predictions,
     pair_trees,
@@ -109,9 +116,9 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
         (
             (
                 shared[path],
-                read_probability(path),
+                read_map(path),
                 read_label(labels[path]),
-                read_mask(masks[path]) if masks else None,
+                read_fov(masks[path]) if masks else None,
             )
             for path in guesses
         ),
@@ -219,10 +226,33 @@ def read_probability(path):
         `(H, W)` float32 in [0, 1].
 
     Raises:
-        InputError: as `read_gray`.
+        InputError: as `read_gray`, or a mask of zeros and ones, which as probabilities
+            would be next to none.
     """
     gray = read_gray(path)
+    if gray.max() == 1:
+        full = np.iinfo(gray.dtype).max
+        raise InputError(
+            f"{path}: holds only 0 and 1, of {full}: expected probabilities at full "
+            f"scale; multiply by {full}"
+        )
     return gray.astype(np.float32) / np.float32(np.iinfo(gray.dtype).max)
+
+
+def read_map(path):
+    """As `read_probability`, of a method's result: no photograph in its place.
+
+    Raises:
+        InputError: as `read_probability`, or a colour picture.
+    """
+    if not image_stem(path).endswith("_prob"):
+        colours = read_image(path).astype(np.int16)
+        if np.ptp(colours, axis=2).max() > 8:
+            raise InputError(
+                f"{path}: a colour picture, expected a grey probability map: run "
+                "`saunet predict` on the photographs first"
+            )
+    return read_probability(path)
 
 
 def check_labelled(samples):
@@ -250,8 +280,8 @@ def _choose_pixels(name, probability, truth, fov, region):
             raise InputError(f"{name}: no {what}, which region {region} needs")
         if array.shape != probability.shape:
             raise InputError(
-                f"{name}: the prediction is {_side(probability)} and the {what} "
-                f"{_side(array)} pixels: both must be of the photograph's size"
+                f"{name}: the prediction is {sides(probability)} and the {what} "
+                f"{sides(array)} pixels: both must be of the photograph's size"
             )
     low, high = probability.min(), probability.max()
     if not (low >= 0 and high <= 1):  # also where either is NaN
@@ -268,7 +298,3 @@ def _scores(counts, skeletons, probability, truth):
         "pr_auc": pr_auc(probability, truth),
         "cldice": cldice(skeletons),
     }
-
-
-def _side(array):
-    return "x".join(str(side) for side in array.shape[1::-1])

@@ -25,11 +25,9 @@ from saunet.data.buckets import is_uri
 from saunet.data.images import part_of, read_image, writable_folder, write_png
 from saunet.data.listing import find_places
 from saunet.data.lock import lock_folder
-from saunet.data.manifest import Manifest, state_of
+from saunet.data.manifest import Manifest, results_of, state_of
 from saunet.errors import InputError
 from saunet.inference import checked_threshold
-
-OUTPUTS = ("prob", "mask", "overlay")
 
 # Photographs in memory beside the one that the network sees.
 READ_AHEAD = 2
@@ -195,14 +193,9 @@ def plan_files(
         )
     out_dir = Path(out_dir)
     manifest = Manifest(out_dir)
-    earlier = {
-        path.resolve()
-        for place in manifest.rows
-        for path in _results(out_dir, place).values()
-    }
-    results = {*earlier, manifest.path.resolve()}
+    results = {*manifest.results(), manifest.path.resolve()}
     photographs, ignored = find_places(inputs, out_dir, results)
-    _refuse_collisions(photographs, out_dir)
+    _refuse_collisions(photographs, out_dir, manifest)
     writable_folder(out_dir)
     settings = run_settings(segmenter, threshold=threshold, **options)
     todo = [
@@ -210,7 +203,7 @@ def plan_files(
         for path, place in photographs
         if not (
             manifest.is_done(place, path, settings)
-            and all(_is_whole(p) for p in _results(out_dir, place).values())
+            and all(_is_whole(p) for p in results_of(out_dir, place).values())
         )
     ]
     return Plan(
@@ -226,7 +219,9 @@ def plan_files(
 
 
 def segment_files(segmenter, photographs, out_dir, threshold, options):
-    """Reads, segments and writes photographs, in order, with threads around.
+    """Reads, segments and writes photographs, with threads around.
+
+    In order, but for one that fails: it is told of at once.
 
     Args:
         segmenter: a `Segmenter`.
@@ -259,7 +254,7 @@ def segment_files(segmenter, photographs, out_dir, threshold, options):
         for (path, place, state), reading in _ahead(reader, read_image, photographs):
             try:
                 image = reading.result()
-                results = _make_room(_results(out_dir, place))
+                results = _make_room(results_of(out_dir, place))
                 started = time.perf_counter()
                 probability = segmenter.predict(image, **options)
             except InputError as error:
@@ -317,11 +312,6 @@ def run_settings(segmenter, **options):
     return " ".join([f"saunet={__version__}", segmenter.fingerprint, *words])
 
 
-def _results(out_dir, place):
-    """Returns the paths of a photograph's results, by kind."""
-    return {kind: out_dir / f"{place}_{kind}.png" for kind in OUTPUTS}
-
-
 def _progress_bar(shown):
     return Progress(
         TextColumn("{task.description}"),
@@ -359,7 +349,7 @@ def _real(path):
         return path
 
 
-def _refuse_collisions(photographs, out_dir):
+def _refuse_collisions(photographs, out_dir, manifest):
     places = Counter(place for _, place in photographs)
     for place, count in places.items():
         if count > 1:
@@ -371,11 +361,18 @@ def _refuse_collisions(photographs, out_dir):
     results = {
         path.resolve()
         for _, place in photographs
-        for path in _results(out_dir, place).values()
+        for path in results_of(out_dir, place).values()
     }
     for path, _ in photographs:
         if _real(path) in results:
             raise InputError(
                 f"{path} would be overwritten by a result: choose another folder "
                 f"with --out"
+            )
+    for path, place in photographs:
+        other = manifest.other_photograph(place, path)
+        if other is not None:
+            raise InputError(
+                f"{out_dir / place}_*.png are the results of {other}, {path} is "
+                f"another photograph: choose another folder with --out"
             )

@@ -8,7 +8,7 @@ import numpy as np
 
 from saunet import weights
 from saunet.data.field import field_of_view, resize, scale_factor, scaled_size
-from saunet.data.images import read_image
+from saunet.data.images import MIN_SIDE, read_image
 from saunet.data.listing import find_images
 from saunet.data.padding import checked_padding, pad, padded_size, unpad
 from saunet.data.runs import is_run, read_run
@@ -138,6 +138,11 @@ class Segmenter:
         if scale == "auto":
             factor = scale_factor(diameter, self.fov_diameter)
         size = scaled_size(image.shape, factor)
+        if factor < 1 and min(size) < MIN_SIDE:
+            raise InputError(
+                f"a picture of {image.shape[1]}x{image.shape[0]} pixels scaled by "
+                f"{factor:g}: expected at least {MIN_SIDE} a side; give a larger scale"
+            )
         self._tile(size, tile)  # before anything is computed
         probability = resize(
             self._views(resize(image, size), views, tile), image.shape[:2]
@@ -387,6 +392,11 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
         raise InputError(
             f"{name_or_file} says itself how photographs are padded: give "
             f"{placement!r} for an .h5 file alone"
+        )
+    if path.suffix in (".xml", ".tflite"):
+        raise InputError(
+            f"{path}: of exported networks only .onnx can be read again: give that, or "
+            "the weights that it was exported from"
         )
     if path.suffix == ".onnx":
         return _load_onnx(path, model, **engine)

@@ -19,7 +19,13 @@ from rich.progress import track
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from saunet.data.images import read_label, read_mask, writable_folder, write_bytes
+from saunet.data.images import (
+    read_fov,
+    read_label,
+    sides,
+    writable_folder,
+    write_bytes,
+)
 from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError
 
@@ -50,7 +56,7 @@ def measure_vessels(mask, fov=None, *, micrometres_per_pixel=None):
     fov = np.ones_like(mask) if fov is None else _binary(fov, "FOV")
     if fov.shape != mask.shape:
         raise InputError(
-            f"the mask is {_side(mask)} and the FOV {_side(fov)} pixels: both must be "
+            f"the mask is {sides(mask)} and the FOV {sides(fov)} pixels: both must be "
             "of the photograph's size"
         )
     vessels = mask & fov
@@ -192,7 +198,7 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
     console = Console(stderr=True)
     for path in track(roots, "measuring", console=console, disable=not progress):
         try:
-            inside = read_mask(fovs[path]) if fovs else None
+            inside = read_fov(fovs[path]) if fovs else None
             row = measure_vessels(read_label(path), inside, micrometres_per_pixel=scale)
         except InputError as error:
             # The file's name is in the reader's message, not in `measure_vessels`'.
@@ -318,7 +324,3 @@ def _checked_scale(scale):
 
 def _times(value, scale):
     return None if value is None or scale is None else value * scale
-
-
-def _side(array):
-    return "x".join(str(side) for side in array.shape[1::-1])

@@ -20,9 +20,11 @@ from saunet import page, viz
 from saunet.data import runs
 from saunet.data.images import (
     image_stem,
+    read_fov,
     read_image,
     read_label,
     read_mask,
+    sides,
     write_bytes,
 )
 from saunet.data.manifest import Manifest
@@ -38,6 +40,7 @@ from saunet.evaluation import (
     check_labelled,
     check_protocol,
     mean_scores,
+    read_map,
     read_probability,
     summarise,
 )
@@ -167,10 +170,10 @@ def maps_page(
     cases = [
         Case(
             names[path],
-            partial(_read_map, path),
+            partial(read_map, path),
             **_photograph(path, photographs.get(path)),
             vessels=partial(read_label, labels[path]) if truth else None,
-            fov=partial(read_mask, masks[path]) if fov else None,
+            fov=partial(read_fov, masks[path]) if fov else None,
         )
         for path in paths
     ]
@@ -278,18 +281,6 @@ def write_page(html, path):
 
 
 # Reading.
-
-
-def _read_map(path):
-    """Reads a probability map, and refuses a photograph in its place."""
-    if not image_stem(path).endswith("_prob"):
-        colours = read_image(path).astype(np.int16)
-        if np.ptp(colours, axis=2).max() > 8:
-            raise InputError(
-                f"{path}: a colour picture, expected a grey probability map: run "
-                "`saunet predict` on the photographs first"
-            )
-    return read_probability(path)
 
 
 def _made_by(folder, paths):
@@ -512,8 +503,8 @@ def _pictures(case, probability, threshold):
         photograph = case.photograph()
         if photograph.shape[:2] != probability.shape:
             raise InputError(
-                f"{case.name}: the {case.shows} is {_side(photograph)} and the map "
-                f"{_side(probability)} pixels: both must be of one size"
+                f"{case.name}: the {case.shows} is {sides(photograph)} and the map "
+                f"{sides(probability)} pixels: both must be of one size"
             )
         drawn = ", the vessels found drawn on it" if case.shows == "overlay" else ""
         pictures.append((case.shows, photograph, f"the eye{drawn}"))
@@ -674,7 +665,3 @@ def _undefined_last(score):
 def _small(cases):
     """Returns the side of small pictures: less of many, which are one page, too."""
     return round(SMALL * min(1, math.sqrt(MANY / len(cases))))
-
-
-def _side(array):
-    return "x".join(str(side) for side in array.shape[1::-1])

@@ -3,7 +3,8 @@
 A run folder holds
 
     run.json            recipe, seed, versions, git commit, device, images, hours
-    log.csv             one row an epoch: loss, val_loss, learning rate, seconds
+    log.csv             one row an epoch: loss, val_loss, the learning rate after it,
+                        seconds
     tensorboard/        the same for TensorBoard (on the TensorFlow backend)
     last.weights.h5     after the last whole epoch (the moving average, if any)
     best.weights.h5     lowest val_loss, where the recipe has a validation split
@@ -11,8 +12,8 @@ A run folder holds
 
 At the end of each epoch every file is written beside its place and renamed, and
 `state.npz` comes last: a run killed at any moment resumes from the last epoch
-that is whole, and from there repeats the killed run number for number. Nothing
-but the recipe, the seed and the samples decides a run.
+that is whole, and from there repeats the killed run, on a CPU number for number.
+Nothing but the recipe, the seed and the samples decides a run there.
 """
 
 import csv
@@ -31,6 +32,7 @@ from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -39,6 +41,7 @@ from saunet import fused
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view
+from saunet.data.images import write_bytes
 from saunet.data.padding import pad, padded_size
 from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
 from saunet.data.runs import read_run
@@ -46,7 +49,13 @@ from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
 from saunet.models import build_model
-from saunet.weights import find_weights, load_weights, save_weights, sha256_of
+from saunet.weights import (
+    find_weights,
+    load_weights,
+    save_weights,
+    seen_images,
+    sha256_of,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,8 @@ class Recipe:
             where these are more. GroupNorm's statistics are those of the image it
             sees: crops alone teach other ones.
         epochs: Number of epochs.
-        steps_per_epoch: Steps an epoch; `None` for one pass over the samples.
+        steps_per_epoch: Steps an epoch; `None` for one pass over the samples, by
+            `batch_size` a step also in the whole epochs.
         optimizer: "adam" or "adamw".
         weight_decay: Of adamw.
         learning_rates: `((epochs, rate), ...)`, one after the other; the last one
@@ -151,18 +161,50 @@ class Recipe:
                 f"recipe field learning_rates={self.learning_rates!r} must be pairs of "
                 "epochs and rate, such as ((100, 1e-3), (50, 1e-4))"
             )
-        if not _are_numbers(self.plateau, 3):
+        if not _are_numbers(self.plateau, 3) or self.plateau[0] >= 1:
             raise InputError(
-                f"recipe field plateau={self.plateau!r} must be factor, patience and "
-                "lowest rate, such as (0.5, 10, 1e-6)"
+                f"recipe field plateau={self.plateau!r} must be a factor below 1, "
+                "patience and lowest rate, such as (0.5, 10, 1e-6)"
             )
-        if not isinstance(self.upright, int | float) or not 0 <= self.upright <= 1:
+        bounds = {
+            "upright": (0, 1, "a share of views, from 0 to 1"),
+            "weight_decay": (0, None, "a number from 0 on"),
+            "ema": (0, 0.999999, "None or a momentum below 1, such as 0.998"),
+            "clip_norm": (1e-12, None, "None or a positive number"),
+            "early_stopping": (1, None, "None or a number of epochs"),
+            "seed": (0, 2**32 - 1, "an integer below 2**32"),
+        }
+        for name, (low, high, expected) in bounds.items():
+            value = getattr(self, name)
+            if value is None and "None" in expected:
+                continue
+            sound = _is_number(value) and low <= value
+            if not sound or (high is not None and value > high):
+                raise InputError(f"recipe field {name}={value!r} must be {expected}")
+        if not all(_is_number(value) for value in self.loss_kwargs.values()):
             raise InputError(
-                f"recipe field upright={self.upright!r} is a share of views: give a "
-                "number from 0 to 1"
+                f"recipe field loss_kwargs={self.loss_kwargs!r} must hold numbers"
             )
         if self.crop and self.crop % 16:
             raise InputError(f"recipe field crop={self.crop} must be a multiple of 16")
+        of_views = {"crop": None, "whole_epochs": 0, "upright": 0}
+        for name, unused in of_views.items():
+            value = getattr(self, name)
+            if value != unused and self.augmentation != "random":
+                raise InputError(
+                    f"recipe field {name}={value!r} is of random views, and "
+                    f"augmentation is {self.augmentation!r}: set it to {unused}"
+                )
+        if self.whole_epochs and not self.crop:
+            raise InputError(
+                f"recipe field whole_epochs={self.whole_epochs} is of runs on crops, "
+                "and crop is None: set it to 0"
+            )
+        if self.placement != "centered" and self.augmentation == "random":
+            raise InputError(
+                f"recipe field placement={self.placement!r}: random views are "
+                "centered: set it so, or another augmentation"
+            )
         needs_validation = self.schedule == "plateau" or self.early_stopping
         if needs_validation and not self.validation:
             raise InputError(
@@ -176,8 +218,12 @@ def _are_numbers(values, count):
     return (
         isinstance(values, tuple | list)
         and len(values) == count
-        and all(isinstance(v, int | float) and v > 0 for v in values)
+        and all(_is_number(v) and v > 0 for v in values)
     )
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # 1.7 hours on 2 shared CPU cores: the rows `budget` of SA-UNetv2 in docs/results.md.
@@ -269,7 +315,8 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
             of it before anything is augmented.
         out_dir: The run folder; new or empty, unless `resume`.
         resume: Bool; go on with the run that lies there. It must have been
-            started with the same recipe and images. A finished run is left as is.
+            started with the same recipe and images, which are known by their names.
+            A finished run is left as is.
         progress: Bool; show Keras's progress on stdout.
         devices: "one", or "all" of this machine, each with its share of a batch; see
             `saunet.distribution`.
@@ -279,7 +326,8 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
 
     Raises:
         InputError: Samples without labels, a folder in use, also by a run that goes
-            on, another recipe, or a batch that the devices cannot share.
+            on, another recipe, or a batch or `clip_norm` that the devices cannot
+            share.
         RunError: The loss is no longer a number.
     """
     with data_parallel(devices, recipe.batch_size) as shares, ExitStack() as held:
@@ -289,6 +337,12 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
 def _train(recipe, samples, out_dir, resume, progress, shares, held):
     """As `train`; `shares` is what `data_parallel` yields, `held` gets the lock."""
     devices, losses = shares
+    if losses > 1 and recipe.clip_norm:
+        raise InputError(
+            f"clip_norm={recipe.clip_norm} on {devices} devices: TensorFlow would clip "
+            "each device's gradient, not their mean; train on one, or with "
+            "KERAS_BACKEND=jax"
+        )
     training, held_out = split(samples, recipe.validation, recipe.seed)
     description = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
@@ -303,11 +357,18 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     keras.config.set_dtype_policy(recipe.precision)
     try:
         model = build_model(recipe.model, **recipe.model_kwargs)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"recipe field model_kwargs={recipe.model_kwargs!r}: no network: {error}"
+        ) from error
     finally:
         keras.config.set_dtype_policy(policy)
     if start:
         load_weights(model, start)
         description["start_sha256"] = sha256_of(start)
+        description["start_images"] = seen_images(recipe.start_from)
     _open_run(out_dir, description, resume, held, training, devices)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
@@ -367,7 +428,9 @@ def split(samples, validation, seed):
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"two training images are named '{twice[0]}': rename one")
-    if isinstance(validation, str) or (isinstance(validation, int) and validation < 0):
+    if isinstance(validation, str | bool) or (
+        isinstance(validation, int) and validation < 0
+    ):
         raise InputError(
             f"validation={validation!r}: expected a number of images of at least 0, or "
             'a tuple of names such as ("21", "22")'
@@ -484,11 +547,16 @@ class _RunFolder(keras.callbacks.Callback):
         path = self.folder / "state.npz"
         if not path.exists():
             return  # killed before its first epoch was whole
-        with np.load(path) as state:
-            self.history = json.loads(str(state["history"]))
-            variables = _all_variables(model)
-            for i, variable in enumerate(variables):
-                variable.assign(state[f"v{i}"])
+        try:
+            with path.open("rb") as file, np.load(file) as state:
+                self.history = json.loads(str(state["history"]))
+                for i, variable in enumerate(_all_variables(model)):
+                    variable.assign(state[f"v{i}"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise InputError(
+                f"{path}: is damaged ({error}): bring it back from a copy, or start "
+                "the run again in another folder"
+            ) from error
         self.seconds = self.history[-1]["seconds"] if self.history else 0.0
 
     def on_train_begin(self, logs=None):
@@ -563,7 +631,7 @@ class _RunFolder(keras.callbacks.Callback):
         writer = csv.DictWriter(text, self.history[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
-        _write_bytes(self.folder / "log.csv", text.getvalue().encode())
+        write_bytes(self.folder / "log.csv", text.getvalue().encode())
 
     def _save_state(self):
         arrays = {
@@ -795,13 +863,7 @@ def _open_run(folder, description, resume, held, training, devices):
 
 
 def _write_json(path, value):
-    _write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def _write_bytes(path, data):
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def recipe_with(recipe, **changes):

@@ -451,6 +451,20 @@ def find_weights(name_or_file):
     return folder / card["weights"], card
 
 
+def seen_images(name_or_file):
+    """Returns the names of the images that weights were trained on, as far as known.
+
+    Those of a run are of all its trainings, back to new weights.
+
+    Args:
+        name_or_file: as in `find_weights`.
+    """
+    if is_run(name_or_file):
+        run = read_run(name_or_file)
+        return sorted({*run.get("images", ()), *run.get("start_images", ())})
+    return sorted(find_weights(name_or_file)[1].get("data", {}).get("images", ()))
+
+
 def run_weights(folder):
     """Returns the best weights of a run where validation chose some, else the last.
 

@@ -333,3 +333,16 @@ def test_threads_of_opencv_do_not_change_a_view():
     finally:
         cv2.setNumThreads(threads)
     np.testing.assert_array_equal(*views)
+
+
+def test_noise_does_not_darken():
+    grey = np.full((256, 256, 3), 128, np.uint8)
+    views = [
+        augmentation._random_colour(grey, np.random.default_rng(i)) for i in range(40)
+    ]
+    noisy = [v.astype(float) for v in views if np.ptp(v, (0, 1)).any()]
+    plain = np.median([v.reshape(-1, 3) for v in noisy], axis=1)
+    assert len(noisy) > 10
+    # Rounded, the mean is the middle; cut off, it would be half a level below.
+    means = np.array([v.mean((0, 1)) for v in noisy])
+    assert abs((means - plain).mean()) < 0.2

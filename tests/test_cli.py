@@ -209,6 +209,11 @@ def test_evaluate_prints_the_keys_of_score(
         write_png(tmp_path / f"truth/{i}.png", np.eye(40, 48, dtype=np.uint8) * 255)
     argv = ("score", "--predictions", photographs, "--truth", tmp_path / "truth")
     argv += ("--region", "frame", "--pooling", "mean")
+    status, out, err = run(capsys, *argv)
+    assert (status, out) == (2, "")
+    assert "a colour picture, expected a grey probability map" in err
+    argv = ("score", "--predictions", tmp_path / "truth", "--truth", tmp_path / "truth")
+    argv += ("--region", "frame", "--pooling", "mean")
     status, out, err = run(capsys, *argv, "--json")
     assert (status, err) == (0, "")
     assert json.loads(out).keys() == evaluated.keys()
@@ -408,6 +413,14 @@ def test_train_refuses(capsys, monkeypatch, options, message):
     assert str(error.value).count("\n") == 1
 
 
+@pytest.mark.parametrize("scale", ["0", "0.01"])
+def test_evaluate_by_no_scale(capsys, h5, scale):
+    argv = ("evaluate", "--weights", h5, "--model", "sa_unet_v2", "--scale", scale)
+    status, out, err = run(capsys, *argv, "--dataset", "synthetic")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "scale" in err
+
+
 def test_synthetic_parts_share_no_image(monkeypatch):
     import saunet.data.synthetic
 
@@ -429,6 +442,8 @@ def test_synthetic_parts_share_no_image(monkeypatch):
         ("sa_unet_v2_drive", (), None),
         ("run", (), "add --fold 0, which they never saw, or say so"),
         ("run", ("--fold", 0), None),
+        ("next", (), "add --fold 0, which they never saw, or say so"),
+        ("next", ("--fold", 0), None),
     ],
 )
 def test_no_test_of_images_that_were_trained_on(
@@ -454,11 +469,13 @@ def test_no_test_of_images_that_were_trained_on(
     monkeypatch.setattr(inference, "load_segmenter", lambda *a, **k: Segmenter())
     monkeypatch.setattr(cli, "_samples", samples)
     monkeypatch.setattr(evaluation, "evaluate", scored)
-    if named == "run":
-        named = tmp_path / "run"
-        named.mkdir()
+    if named in ("run", "next"):  # the next one started from such a run
         images = split_names("stare", "train", fold=0)
         about = {"recipe": {"model": "sa_unet_v2"}, "images": images}
+        if named == "next":
+            about |= {"images": ["mine"], "start_images": images}
+        named = tmp_path / named
+        named.mkdir()
         (named / "run.json").write_text(json.dumps(about))
     argv = ("evaluate", "--weights", named, "--dataset", "stare", "--data-dir", ".")
     status, out, err = run(capsys, *argv, *options)

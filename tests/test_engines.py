@@ -84,6 +84,14 @@ def test_a_size_that_comes_once_compiles_no_graph_of_its_own(v2, monkeypatch):
             engine(picture(1, 16, width))
     assert len(engine._compiled) == engine.kept
     assert (1, 16, 16, 3) not in engine._compiled
+    # One that had to go is compiled again where it comes twice, not at once.
+    before = len(compiled)
+    engine(picture(1, 16, 48))
+    assert len(compiled) == before or (1, 16, 48, 3) in engine._compiled
+    engine(picture(1, 16, 32))
+    assert len(compiled) == before
+    engine(picture(1, 16, 32))
+    assert compiled[before:] == ["[1,16,32,3]"]
 
 
 @pytest.mark.parametrize("name", [e for e in INSTALLED if e != "onnxruntime"])

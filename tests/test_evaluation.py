@@ -485,3 +485,9 @@ def test_second_observers_score_as_published(shared, name, split, expected):
     guesses = [s.second_observer.astype(np.float32) for s in samples]
     result = evaluate(guesses, samples, region="frame", pooling="pooled")
     assert round(result["f1"], 3) == expected
+
+
+def test_a_map_of_zeros_and_ones_is_refused(tmp_path):
+    write_png(tmp_path / "a.png", np.eye(40, dtype=np.uint8))
+    with pytest.raises(InputError, match="holds only 0 and 1, of 255"):
+        read_probability(tmp_path / "a.png")

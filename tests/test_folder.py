@@ -269,3 +269,23 @@ def test_drive_is_such_a_folder(shared):
         assert ours.name == f"{theirs.name}_test"
         for field in ("image", "vessels", "fov"):
             np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+
+
+def test_the_doctor_sees_wrong_labels_and_names(tmp_path):
+    fill(tmp_path, ["01_OD"], suffix="")
+    fill(tmp_path / "test", ["02", "01_OD"])
+    label = tmp_path / "vessels" / "01_OD.png"
+    label.rename(label.with_name("01_OS.png"))
+    black = tmp_path / "test" / "vessels" / "02_manual.png"
+    write_png(black, np.zeros((40, 50), np.uint8))
+    found = "\n".join(check_folder(tmp_path))
+    assert "01_OS.png: the other eye than 01_OD.png?" in found
+    assert "02_manual.png: no vessel: another file in its place?" in found
+    assert "test/images/01_OD.png: another photograph is named alike" in found
+
+
+def test_two_places_for_training_photographs_are_refused(tmp_path):
+    fill(tmp_path)
+    fill(tmp_path / "training")
+    with pytest.raises(InputError, match="holds images and training"):
+        load_folder(tmp_path)

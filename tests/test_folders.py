@@ -126,7 +126,7 @@ def test_a_photograph_that_changes_meanwhile_is_done_again(tree, tmp_path):
         {"threshold": 0.4},
         {"views": 8},
         {"tile": "whole"},
-        {"scale": 0.5},
+        {"scale": 0.8},
         {"zero_outside": True},
     ],
 )
@@ -481,3 +481,33 @@ def test_a_failed_write_ends_the_run_and_keeps_what_is_done(tmp_path, monkeypatc
     monkeypatch.setattr(folders, "write_png", original)
     result = predict_files(counting.segmenter, [tmp_path / "in"], out)
     assert (result["unchanged"], result["written"]) == (3, ["3", "4", "5"])
+
+
+def test_another_photograph_does_not_take_a_results_place(tmp_path, monkeypatch):
+    """Cameras number from 1 in each folder."""
+    for seed, name in enumerate(("left", "right")):
+        photograph(tmp_path / name / "IMG_0001.png", seed)
+    out, counting = tmp_path / "maps", Counting()
+    monkeypatch.chdir(tmp_path / "left")
+    predict_files(counting.segmenter, ["."], out)
+    before = (out / "IMG_0001_prob.png").read_bytes()
+    monkeypatch.chdir(tmp_path / "right")
+    with pytest.raises(InputError, match=r"are the results of .*left/IMG_0001\.png"):
+        predict_files(counting.segmenter, ["."], out)
+    assert (out / "IMG_0001_prob.png").read_bytes() == before
+    # The same one by another name, and one that was moved, are no others.
+    (tmp_path / "link").symlink_to(tmp_path / "left")
+    same = predict_files(counting.segmenter, [tmp_path / "link"], out)
+    (tmp_path / "left").rename(tmp_path / "moved")
+    moved = predict_files(counting.segmenter, [tmp_path / "moved"], out)
+    assert (same["unchanged"], moved["unchanged"]) == (1, 1)
+    assert counting.calls == 1
+
+
+def test_results_of_other_runs_are_no_photographs(tree):
+    counting = Counting()
+    predict_files(counting.segmenter, [tree], tree / "maps")
+    predict_files(counting.segmenter, [tree / "left"], tree / "left")
+    (tree / "right" / "manifest.csv").write_text("ours,not\n1,2\n")
+    result = predict_files(counting.segmenter, [tree], tree / "again")
+    assert sorted(result["written"]) == PLACES

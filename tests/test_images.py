@@ -286,3 +286,20 @@ def test_names_of_pictures():
     assert image_stem("x/im0001.ah.ppm.gz") == "im0001.ah"
     assert image_stem("01_test.PNG") == "01_test"
     assert image_stem("README") == "README"
+
+
+def test_a_label_of_arteries_and_veins_is_refused(tmp_path):
+    label = np.zeros((40, 50, 3), np.uint8)
+    label[5, :, 0] = label[9, :, 2] = label[:, 20, 1] = 255  # red, blue, green
+    with pytest.raises(InputError, match="of what is not black is coloured"):
+        images.read_label(save(tmp_path / "av.png", label))
+    white = save(tmp_path / "white.png", np.repeat(label.max(2)[..., None], 3, 2))
+    assert images.read_label(white).sum() == (label.max(2) > 0).sum()
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint16", 255), ("uint8", 100)])
+def test_a_field_of_view_without_a_bright_pixel_is_refused(tmp_path, dtype, value):
+    path = tmp_path / "fov.png"
+    cv2.imwrite(str(path), np.full((40, 50), value, dtype))
+    with pytest.raises(InputError, match=f"its brightest pixel is {value} of"):
+        images.read_fov(path)

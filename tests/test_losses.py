@@ -209,3 +209,9 @@ def test_the_weights_of_bce_mcc_are_options():
 def test_an_unknown_loss_names_the_known():
     with pytest.raises(InputError, match="'cldice': known are bce, dice, jaccard, mcc"):
         get_loss("cldice")
+
+
+def test_a_perfect_guess_of_one_pixel_costs_nothing():
+    truth = np.zeros((1, 64, 64, 1), "float32")
+    truth[0, 9, 9] = 1
+    assert value(mcc, truth, truth) < 1e-4

@@ -539,7 +539,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(capsys, folder):
 
 
 def test_a_fov_of_another_size_is_skipped(folder):
-    save(folder / "fov" / "01_test_mask.png", NOTHING)
+    save(folder / "fov" / "01_test_mask.png", np.ones_like(NOTHING))
     result = measure_files([folder / "maps"], folder / "m.csv", folder / "fov")
     (reason,) = result["skipped"].values()
     assert re.search(r"01_test_mask.png: .*81x81 and the FOV 40x40", reason)
@@ -633,3 +633,19 @@ def test_the_documentation_has_a_row_for_every_key():
     rows = [row.split("|") for row in text.splitlines() if row.startswith("|")]
     documented = " ".join(row[2] for row in rows if len(row) > 4)
     assert re.findall(r"`(\w+)`", documented) == KEYS
+
+
+def test_fields_of_view_without_a_mask_in_their_names(folder):
+    for name, mask in (("pat", CROSS), ("pat_2", WYE)):
+        save(folder / "m" / f"{name}_mask.png", mask)
+        save(folder / "f" / f"{name}.png", ROWS > -99)
+    result = measure_files([folder / "m"], folder / "m.csv", folder / "f")
+    assert result["skipped"] == {}
+    assert len(result["images"]) == 2
+
+
+def test_a_picture_beside_the_tree_hides_no_mask(folder):
+    save(folder / "t" / "stray.png", WYE)
+    save(folder / "t" / "left" / "x_mask.png", CROSS)
+    result = measure_files([folder / "t"], folder / "m.csv")
+    assert [Path(row["file"]).name for row in result["images"]] == ["x_mask.png"]

@@ -199,6 +199,12 @@ def test_calibration_by_hand():
     assert math.isnan(bins[0]["vessels"])
 
 
+def test_an_edge_of_the_bins_belongs_to_the_upper_one():
+    fifth = np.full((1, 4), 13107 / 65535, np.float32)  # exactly 0.2
+    bins, _ = calibration(count_levels([(fifth, np.zeros((1, 4), np.uint8))]))
+    assert [b["pixels"] for b in bins[:4]] == [0, 0, 4, 0]
+
+
 def test_calibration_by_a_loop_over_pixels(folders):
     """On 16-bit maps nothing is rounded: the bins hold the same pixels."""
     total, hits, sums = np.zeros(10, int), np.zeros(10), np.zeros(10)
@@ -246,10 +252,16 @@ def test_curves_are_those_of_scikit_learn():
     np.testing.assert_allclose(precision[1::2], p[:-1][::-1], atol=1e-12)
 
 
-@pytest.mark.parametrize("empty", ["truth", "fov"])
-def test_without_vessels_or_pixels_scores_are_undefined(tmp_path, empty):
+def test_an_empty_field_of_view_is_refused(tmp_path):
     root = quadrants(tmp_path)
-    write_png(root / empty / "1.png", np.zeros((64, 64), np.uint8))
+    write_png(root / "fov" / "1.png", np.full((64, 64), 100, np.uint8))
+    with pytest.raises(InputError, match="brightest pixel is 100 of 255"):
+        scored(root)
+
+
+def test_without_vessels_scores_are_undefined(tmp_path):
+    root = quadrants(tmp_path)
+    write_png(root / "truth" / "1.png", np.zeros((64, 64), np.uint8))
     html = scored(root)
     assert "No curves" in html
     shown = Page(html).numbers("images")["1"]

@@ -29,7 +29,7 @@ from saunet.training import (
     split,
     train,
 )
-from saunet.weights import sha256_of
+from saunet.weights import seen_images, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,6 +164,14 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("learning_rates", (60, 1e-3)),
         ("learning_rates", ()),
         ("plateau", (0.5, 10)),
+        ("plateau", (2, 10, 1e-6)),
+        ("seed", 2**32),
+        ("ema", 1.5),
+        ("clip_norm", -1),
+        ("weight_decay", -1),
+        ("early_stopping", -1),
+        ("loss_kwargs", {"mcc_weight": "a"}),
+        ("upright", True),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(field, value):
@@ -493,7 +501,7 @@ def test_a_full_disk_keeps_what_was_saved(part, tmp_path, monkeypatch, whole_run
     kept = snapshots(monkeypatch)
     owner, name = {
         "weights": (training, "save_weights"),
-        "log": (training, "_write_bytes"),
+        "log": (training, "write_bytes"),
         "state": (training.np, "savez"),
     }[part]
     real = getattr(owner, name)
@@ -560,6 +568,48 @@ def test_a_run_starts_from_given_weights(whole_run, tmp_path):
     np.testing.assert_allclose(kernel, began, atol=1e-6)
     run(replace(recipe, start_from=None), tmp_path / "anew")
     assert np.abs(weights_of(tmp_path / "anew")[0] - began).max() > 0.01
+
+
+def test_a_run_knows_what_its_start_was_trained_on(whole_run, tmp_path):
+    given, _ = whole_run
+    seen = json.loads((given / "run.json").read_text())["images"]
+    recipe = replace(PLAIN, start_from=str(given))
+    run(recipe, tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored["start_images"] == sorted(seen)
+    assert seen_images(tmp_path / "run") == sorted({*seen, *stored["images"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 32}, "crop=32 is of random views"),
+        ({"upright": 0.5}, r"upright=0\.5 is of random views"),
+        ({"augmentation": "random", "whole_epochs": 1}, "crop is None: set it to 0"),
+        ({"augmentation": "random", "placement": "bottom_right"}, "are centered"),
+    ],
+)
+def test_a_field_that_would_do_nothing_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        Recipe("sa_unet_v2", **{"augmentation": "none", **changes})
+
+
+def test_options_of_no_network_leave_no_folder(tmp_path, monkeypatch):
+    from saunet.models import build_model
+
+    monkeypatch.setattr(training, "build_model", build_model)
+    recipe = replace(PLAIN, model_kwargs={"rate": 2})
+    with pytest.raises(InputError, match="no network: `rate` is the dropped share"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_state_is_one_line(tmp_path):
+    run(replace(PLAIN, epochs=1), tmp_path / "run")
+    state = tmp_path / "run" / "state.npz"
+    state.write_bytes(state.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"state\.npz: is damaged"):
+        run(replace(PLAIN, epochs=1), tmp_path / "run", resume=True)
 
 
 def test_other_weights_to_start_from_are_noticed(whole_run, tmp_path):
@@ -792,8 +842,8 @@ def test_a_split_that_cannot_be_is_refused(samples, validation, message):
         ({"epochs": 1.5}, "epochs=1.5 must be an integer"),
         ({"steps_per_epoch": -1}, "steps_per_epoch=-1 must be"),
         ({"crop": 0}, "crop=0 must be an integer of at least 1"),
-        ({"upright": 1.5}, "upright=1.5 is a share of views: give a number from 0"),
-        ({"upright": "half"}, "upright='half' is a share of views"),
+        ({"upright": 1.5}, "upright=1.5 must be a share of views, from 0 to 1"),
+        ({"upright": "half"}, "upright='half' must be a share of views"),
         ({"crop": 100}, "crop=100 must be a multiple of 16"),
         ({"schedule": "plateau", "validation": 0}, "needs images held out"),
         ({"early_stopping": 3, "validation": 0}, "needs images held out"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from saunet.data.images import read_gray, read_image, read_mask
+from saunet.data.images import read_fov, read_gray, read_image, read_mask, sides
 from saunet.errors import InputError
 
 NO_TEST_LABELS = (
@@ -351,10 +351,12 @@ def _load_sample(dataset, root, sample):
     image = read_image(_existing(paths["image"], dataset, root))
 
     def labels(kind):
-        mask = read_mask(_existing(paths[kind], dataset, root))
+        read = read_fov if kind == "fov" else read_mask
+        mask = read(_existing(paths[kind], dataset, root))
         if mask.shape != image.shape[:2]:
             raise InputError(
-                f"{paths[kind]}: {_side(mask)}, but its image is {_side(image)}: "
+                f"{paths[kind]}: {sides(mask)} pixels, but its image is "
+                f"{sides(image)} pixels: "
                 "labels and image must be of one size"
             )
         return mask
@@ -393,12 +395,10 @@ def _check_pixels(dataset, kind, shown, pixels):
     problems = []
     if pixels.shape[:2] != dataset.size:
         height, width = dataset.size
-        problems.append(f"{shown}: {_side(pixels)}, expected {width}x{height} pixels")
+        problems.append(
+            f"{shown}: {sides(pixels)} pixels, expected {width}x{height} pixels"
+        )
     values = np.unique(pixels) if kind != "image" else ()
     if len(values) > 2:
         problems.append(f"{shown}: {len(values)} different values, expected a mask's 2")
     return problems
-
-
-def _side(array):
-    return f"{array.shape[1]}x{array.shape[0]} pixels"

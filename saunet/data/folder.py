@@ -11,17 +11,19 @@ the name that both sides share. Photographs need not be of one size.
 """
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 
 from saunet.data.datasets import Sample
 from saunet.data.field import field_of_view
-from saunet.data.images import image_stem, read_image, read_label, read_mask
+from saunet.data.images import image_stem, read_fov, read_image, read_label, sides
 from saunet.data.pairing import list_images, names_of, pair_files, partner_finder
 from saunet.errors import InputError
 
 LABELS = ("vessels", "labels", "1st_manual", "masks")
 FIELDS = ("fov", "mask")
+EYES = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
 
 
 def load_folder(data_dir, split="train"):
@@ -57,13 +59,14 @@ def check_folder(data_dir):
         data_dir: as in `load_folder`.
 
     Returns:
-        List of str, one problem each: what `load_folder` refuses, labels that are more
-        than half vessel, and photographs that occur twice. Empty if all is well.
+        List of str, one problem each: what `load_folder` refuses, labels without a
+        vessel or of more than half vessel, labels that name the other eye, and
+        photographs that occur twice. Empty if all is well.
 
     Raises:
         InputError: the folder does not exist.
     """
-    problems, seen = [], {}
+    problems, seen, names = [], {}, Counter()
     for part in _parts(data_dir, "all"):
         try:
             images, labels, fields = _find_files(part)
@@ -80,9 +83,19 @@ def check_folder(data_dir):
             except InputError as error:
                 problems.append(str(error))
                 continue
+            names[sample.name] += 1
+            if names[sample.name] == 2:
+                problems.append(
+                    f"{image}: another photograph is named alike: rename it"
+                )
             share = sample.vessels.mean()
             if share > 0.5:
                 problems.append(f"{label}: {share:.0%} vessel: black on white?")
+            if not share:
+                problems.append(f"{label}: no vessel: another file in its place?")
+            eyes = _eyes(image) | _eyes(label)
+            if len(eyes) > 1:
+                problems.append(f"{label}: the other eye than {image.name}?")
             digest = hashlib.sha256(sample.image.tobytes()).hexdigest()
             if digest in seen:
                 problems.append(f"{image}: the same pixels as {seen[digest]}")
@@ -93,6 +106,12 @@ def check_folder(data_dir):
             except InputError as error:
                 problems.append(str(error))
     return problems
+
+
+def _eyes(path):
+    """Returns which eye a file's name says, if it does: {"L"} or {"R"}."""
+    words = re.findall(r"[a-z]+", image_stem(path).lower())
+    return {EYES[word] for word in words if word in EYES}
 
 
 def _parts(data_dir, split):
@@ -109,6 +128,11 @@ def _parts(data_dir, split):
             "trained on to test/images and test/vessels there, or use --split train"
         )
     train = root / "training" if (root / "training").is_dir() else root
+    if train != root and (root / "images").is_dir():
+        raise InputError(
+            f"{root}: holds images and training: expected the training photographs in "
+            "one of both; move the others elsewhere"
+        )
     every = [train, test] if test.is_dir() else [train]
     return {"train": [train], "test": [test], "all": every}[split]
 
@@ -151,11 +175,12 @@ def _pair(images, labels, fields):
 
 def _load(image, label, field):
     pixels, vessels = read_image(image), read_label(label)
-    fov = field_of_view(pixels)[0] if field is None else read_mask(field)
+    fov = field_of_view(pixels)[0] if field is None else read_fov(field)
     for path, mask in ((label, vessels), (field, fov)):
         if mask.shape != pixels.shape[:2]:
             raise InputError(
-                f"{path}: {_side(mask)}, but its photograph is {_side(pixels)}: both "
+                f"{path}: {sides(mask)} pixels, but its photograph is "
+                f"{sides(pixels)} pixels: both "
                 "must be of one size"
             )
     return Sample(
@@ -165,7 +190,3 @@ def _load(image, label, field):
         fov=fov,
         fov_source="estimated" if field is None else "official",
     )
-
-
-def _side(array):
-    return f"{array.shape[1]}x{array.shape[0]} pixels"

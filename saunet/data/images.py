@@ -47,6 +47,11 @@ def image_stem(path):
     return name
 
 
+def sides(array):
+    """Returns a picture's size for a message: "565x584", the width first."""
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
 def read_image(path):
     """Reads one picture of any common kind as RGB.
 
@@ -109,6 +114,12 @@ def read_mask(path):
 def read_label(path):
     """Reads a truth, and refuses the photograph that lies beside it."""
     gray = read_gray(path)
+    coloured = _coloured(path)
+    if coloured > 0.01:
+        raise InputError(
+            f"{path}: {coloured:.0%} of what is not black is coloured, expected a "
+            "label: white vessels on black (paint arteries and veins white)"
+        )
     full = np.iinfo(gray.dtype).max
     # A label saved as JPEG has a few values between at its edges; a photograph most.
     between = np.mean((gray > full // 8) & (gray < full - full // 8))
@@ -124,6 +135,29 @@ def read_label(path):
             "white vessels on black"
         )
     return vessels
+
+
+def read_fov(path):
+    """Reads a field of view, and refuses one that is empty."""
+    gray = read_gray(path)
+    inside = _bright(gray)
+    if not inside.any():
+        raise InputError(
+            f"{path}: its brightest pixel is {gray.max()} of "
+            f"{np.iinfo(gray.dtype).max}, expected a field of view: white on black"
+        )
+    return inside
+
+
+def _coloured(path):
+    """Returns which share of a picture's pixels that are not black has a colour."""
+    image = _decode(path)
+    if image.mode[0] in "1LI":
+        return 0.0
+    pixels = np.array(_to_8_bit(image, path).convert("RGB"))
+    brightest = pixels.max(axis=2)
+    saturated = brightest - pixels.min(axis=2) > 96
+    return saturated.sum() / max(1, (brightest > 32).sum())
 
 
 def _bright(gray):

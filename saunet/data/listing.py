@@ -1,6 +1,7 @@
 """Which photographs a user means: files, folders, buckets, and lists of them."""
 
 import codecs
+import contextlib
 import csv
 import io
 import os
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from saunet.data.buckets import BucketFile, as_path, is_uri
 from saunet.data.images import IMAGE_SUFFIXES, image_stem, is_image_name
+from saunet.data.manifest import NAME as MANIFEST
+from saunet.data.manifest import Manifest
 from saunet.data.pairing import walk
 from saunet.errors import InputError
 
@@ -38,8 +41,9 @@ def find_images(inputs):
 def find_places(inputs, out_dir=None, results=()):
     """As `find_images`, each path with the place of its result in `out_dir`.
 
-    Left out: what `out_dir`, where it is below a folder of `inputs`, holds; and files
-    whose resolved path is among `results`.
+    Left out: what `out_dir`, where it is below a folder of `inputs`, holds; files
+    whose resolved path is among `results`; and the results of other runs, by the
+    manifests beside them.
     """
     found, ignored = [], 0
     for path in map(as_path, inputs):
@@ -71,7 +75,11 @@ def _files(path, out_dir):
     if isinstance(path, BucketFile):
         yield from path.files()
         return
+    earlier = set()
     for folder, below, names in walk(path):
+        if MANIFEST in names:
+            with contextlib.suppress(InputError):  # another program's table
+                earlier |= Manifest(folder).results()
         below[:] = sorted(
             name
             for name in below
@@ -79,7 +87,7 @@ def _files(path, out_dir):
         )
         for name in sorted(names):
             file = Path(folder) / name
-            if file.is_file():
+            if file.is_file() and file.resolve() not in earlier:
                 yield file, file.relative_to(path)
 
 

@@ -21,8 +21,12 @@ NAME = ".lock"
 
 
 @contextmanager
-def lock_folder(folder):
+def lock_folder(folder, *, wait=False):
     """Keeps other runs out of an existing folder.
+
+    Args:
+        folder: its path.
+        wait: for a run that holds it, instead of an error (on Windows ten seconds).
 
     Raises:
         InputError: another run holds it.
@@ -34,9 +38,10 @@ def lock_folder(folder):
     try:
         try:
             if fcntl:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             else:
-                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+                mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK
+                msvcrt.locking(handle, mode, 1)
         except (BlockingIOError, PermissionError) as error:
             raise InputError(
                 f"{folder}: another run writes to it: wait for its end, or choose "

@@ -2,16 +2,18 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
-from saunet.data.buckets import as_path
+from saunet.data.buckets import as_path, is_uri
 from saunet.data.images import write_bytes
 from saunet.errors import InputError
 
 NAME = "manifest.csv"
+OUTPUTS = ("prob", "mask", "overlay")
 COLUMNS = (
     "result",  # folder and stem of the result's files
-    "photograph",
+    "photograph",  # its whole path
     "bytes",
     "modified",  # nanoseconds since 1970
     "settings",
@@ -73,6 +75,34 @@ class Manifest:
                 f"folder with --out"
             ) from error
 
+    def results(self):
+        """Returns the paths of the files of all rows, without links."""
+        return {
+            path.resolve()
+            for result in self.rows
+            for path in results_of(self.path.parent, result).values()
+        }
+
+    def other_photograph(self, result, photograph):
+        """Returns another photograph whose result this name has, or None.
+
+        One that is no longer there may have been moved: it is none.
+
+        Args:
+            result: str, folder and stem of the result.
+            photograph: path or URI.
+        """
+        noted = self.rows.get(result, {}).get("photograph")
+        if not noted or noted == _place_of(photograph):
+            return None
+        if is_uri(noted):
+            return noted
+        if os.path.exists(noted) and not (
+            os.path.exists(photograph) and os.path.samefile(noted, photograph)
+        ):
+            return noted
+        return None
+
     def is_done(self, result, photograph, settings):
         """Returns whether a photograph as it is now was segmented with these settings.
 
@@ -122,7 +152,7 @@ class Manifest:
                 COLUMNS,
                 (
                     str(result),
-                    str(photograph),
+                    _place_of(photograph),
                     *state,
                     settings,
                     "" if seconds is None else f"{seconds:.3f}",
@@ -141,6 +171,16 @@ class Manifest:
                 f"{self.path}: cannot be written ({error.strerror}): give a writable "
                 f"folder with free space"
             ) from error
+
+
+def results_of(folder, result):
+    """Returns the paths of a photograph's results, by kind."""
+    return {kind: folder / f"{result}_{kind}.png" for kind in OUTPUTS}
+
+
+def _place_of(photograph):
+    """Returns a URI, or a path that is the same from every folder."""
+    return str(photograph) if is_uri(photograph) else os.path.abspath(photograph)
 
 
 def state_of(photograph):

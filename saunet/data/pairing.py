@@ -49,8 +49,8 @@ def walk(folder):
 def list_results(folder, kind):
     """Returns the pictures named `<name>_<kind>` in a folder and in those below.
 
-    A folder without such a name is one of another method: its own pictures then, or
-    where it has none, all those below.
+    A tree without such a name is one of another method: the folder's own pictures
+    then, or where it has none, all those below.
 
     Args:
         folder: path.
@@ -60,10 +60,9 @@ def list_results(folder, kind):
         InputError: as `list_images`.
     """
     every = _list_tree(folder) or list_images(folder)
+    named = [path for path in every if _is_of(path, kind)]
     own = [path for path in every if path.parent == Path(folder)]
-    if own and not any(_is_of(path, kind) for path in own):
-        return own
-    return [path for path in every if _is_of(path, kind)] or every
+    return named or own or every
 
 
 def _list_tree(folder):
@@ -89,8 +88,8 @@ def pair_files(paths, others):
 
     In this order: the same name (`a.png`, `a.gif`); one name beginning with the other
     (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
-    first number (`01_test.png`, `01_manual1.gif` are both 1). A trailing `_prob` on
-    the first side does not count.
+    first number (`01_test.png`, `01_manual1.gif` are both 1). A trailing `_prob` or
+    `_mask` on the first side does not count.
 
     Args:
         paths: list of Path.
@@ -129,8 +128,9 @@ def partner_finder(others):
             beginnings.setdefault(beginning, []).append(index)
 
     def find(path):
-        stem = _prediction_stem(path)
-        found = stems.get(stem)
+        name = image_stem(path)
+        stem = _prediction_stem(name)
+        found = stems.get(name) or stems.get(stem)
         if not found:
             shorter = [i for name in _beginnings(stem) for i in stems.get(name, ())]
             found = sorted([*beginnings.get(stem, ()), *shorter])
@@ -210,7 +210,7 @@ def shared_names(paths, root):
     """Returns a short name for each file; the whole one where short ones collide."""
     names = {}
     for folder, group in _by_folder(paths, root).items():
-        stems = [_prediction_stem(path) for path in group]
+        stems = [_prediction_stem(image_stem(path)) for path in group]
         keys = [re.match(r"(\D*\d+[A-Za-z]*)?", stem).group() for stem in stems]
         if len(set(keys)) < len(group) or not all(keys):
             keys = stems
@@ -227,8 +227,8 @@ def _by_folder(paths, root):
     return groups
 
 
-def _prediction_stem(path):
-    return image_stem(path).removesuffix("_prob")
+def _prediction_stem(name):
+    return name.removesuffix("_prob").removesuffix("_mask")
 
 
 def _beginnings(stem):

@@ -289,3 +289,16 @@ def test_two_places_for_training_photographs_are_refused(tmp_path):
     fill(tmp_path / "training")
     with pytest.raises(InputError, match="holds images and training"):
         load_folder(tmp_path)
+
+
+def test_evaluate_says_that_a_field_of_view_is_estimated(tmp_path, capsys):
+    fill(tmp_path, ["eye1"])
+    weights.save_weights(build_model("sa_unet_v2"), tmp_path / "a.weights.h5")
+    argv = ["evaluate", "--weights", str(tmp_path / "a.weights.h5"), "--model"]
+    argv += ["sa_unet_v2", "--dataset", "folder", "--data-dir", str(tmp_path)]
+    argv += ["--split", "train", "--json"]
+    said = []
+    for region in ("fov", "frame"):
+        assert main([*argv, "--region", region]) == 0
+        said.append(json.loads(capsys.readouterr().out).get("fov"))
+    assert said == ["estimated", None]

@@ -135,10 +135,12 @@ for row in card["scores"]:
 print(card["limits"])
 
 # %% [markdown]
-# ## Better by turning it round
+# ## Turned round
 #
 # A vessel is a vessel in the mirror, too. `views=4` predicts the photograph and its
-# three flips and averages; it takes four times as long.
+# three flips and averages; it takes four times as long. Eight views, with quarter turns,
+# raise F1 on DRIVE's test images from 0.8291 to 0.8304 (field of view, pooled); on one
+# photograph it may be more, or nothing:
 
 # %%
 averaged = segmenter.predict(image, views=4)

@@ -107,7 +107,10 @@ def test_the_command_gives_the_same_bytes(
     assert len(files(tmp_path / "out")) == 15
     assert files(tmp_path / "out") == files(tmp_path / "plain")
     assert sorted(row["photograph"] for row in rows(tmp_path / "out")) == sorted(
-        ["photographs/left/1.png", *(f"{inputs[1]}/{i}.png" for i in (0, 2, 4, 6))]
+        [
+            str(photographs / "left" / "1.png"),
+            *(f"{inputs[1]}/{i}.png" for i in (0, 2, 4, 6)),
+        ]
     )
 
 

@@ -138,9 +138,9 @@ print(card["limits"])
 # ## Turned round
 #
 # A vessel is a vessel in the mirror, too. `views=4` predicts the photograph and its
-# three flips and averages; it takes four times as long. Eight views, with quarter turns,
-# raise F1 on DRIVE's test images from 0.8291 to 0.8304 (field of view, pooled); on one
-# photograph it may be more, or nothing:
+# three flips and averages; it takes four times as long. Eight views, with quarter
+# turns, raise F1 on DRIVE's test images from 0.8291 to 0.8304 (field of view, pooled);
+# on one photograph it may be more, or nothing:
 
 # %%
 averaged = segmenter.predict(image, views=4)

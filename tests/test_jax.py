@@ -7,6 +7,13 @@ import sys
 
 import pytest
 
+# Compiling is what takes the time here; as little of it as there is.
+ON_JAX = {
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+}
+
 # Between them they have every layer of the package; all 25 take JAX minutes to compile.
 NETWORKS = (
     *("sa_unet", "sa_unet_v2", "rsan", "dunet", "ag_net", "cbam_unet"),
@@ -70,7 +77,7 @@ print("all done")
 def test_everything_runs_on_jax_where_tensorflow_is_absent(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, **ON_JAX},
         capture_output=True,
         text=True,
     )
@@ -87,7 +94,7 @@ def test_networks_have_their_golden_numbers_on_jax():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, *names],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, **ON_JAX},
         capture_output=True,
         text=True,
     )

@@ -169,7 +169,7 @@ class Recipe:
         bounds = {
             "upright": (0, 1, "a share of views, from 0 to 1"),
             "weight_decay": (0, None, "a number from 0 on"),
-            "ema": (0, 0.999999, "None or a momentum below 1, such as 0.998"),
+            "ema": (0, 1 - 1e-12, "None or a momentum below 1, such as 0.998"),
             "clip_norm": (1e-12, None, "None or a positive number"),
             "early_stopping": (1, None, "None or a number of epochs"),
             "seed": (0, 2**32 - 1, "an integer below 2**32"),

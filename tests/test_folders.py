@@ -502,6 +502,13 @@ def test_another_photograph_does_not_take_a_results_place(tmp_path, monkeypatch)
     moved = predict_files(counting.segmenter, [tmp_path / "moved"], out)
     assert (same["unchanged"], moved["unchanged"]) == (1, 1)
     assert counting.calls == 1
+    # One that failed has no results to lose.
+    for name in ("bad/2.png", "good/2.png"):
+        photograph(tmp_path / name)
+    (tmp_path / "bad" / "2.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"2\.png"):
+        predict_files(counting.segmenter, [tmp_path / "bad"], out)
+    assert predict_files(counting.segmenter, [tmp_path / "good"], out)["written"]
 
 
 def test_results_of_other_runs_are_no_photographs(tree):

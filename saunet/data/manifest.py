@@ -92,8 +92,9 @@ class Manifest:
             result: str, folder and stem of the result.
             photograph: path or URI.
         """
-        noted = self.rows.get(result, {}).get("photograph")
-        if not noted or noted == _place_of(photograph):
+        row = self.rows.get(result, {})
+        noted = row.get("photograph")
+        if row.get("status") != "done" or noted == _place_of(photograph):
             return None
         if is_uri(noted):
             return noted

@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 KINDS = ("convolution", "offset")
 

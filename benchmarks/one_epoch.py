@@ -23,6 +23,8 @@ import sys
 import time
 from pathlib import Path
 
+import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "one_epoch.csv"
 FACTS = Path(__file__).parents[1] / "saunet" / "models" / "facts.py"

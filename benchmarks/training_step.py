@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 
+import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "training_step.csv"
 LOSSES = {"sa_unet": "bce", "sa_unet_v2": "bce_mcc"}

@@ -9,7 +9,6 @@ import argparse
 import csv
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from records import (
@@ -34,7 +33,7 @@ from saunet.evaluation import check_labelled
 from saunet.inference import Segmenter
 from saunet.models import FACTS, build_model
 from saunet.profiling import count_flops, count_parameters
-from saunet.training import stored_recipe, train
+from saunet.training import changed_fields, train
 from saunet.weights import load_weights
 
 
@@ -179,8 +178,7 @@ def _check_jobs(paper, jobs, args):
                     f"{folder} already holds a run: add --resume to go on with it, or "
                     "choose another folder with --runs"
                 )
-            recipe = stored_recipe(read_run(folder)["recipe"])
-            if recipe != json.loads(json.dumps(asdict(row.recipe(name, seed)))):
+            if changed_fields(read_run(folder)["recipe"], row.recipe(name, seed)):
                 raise InputError(
                     f"{folder} holds a run by another recipe: choose another folder "
                     "with --runs"

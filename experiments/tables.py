@@ -13,7 +13,6 @@ import importlib
 import itertools
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from shipping import weights_name
 from saunet.data.datasets import DATASETS
 from saunet.data.images import write_bytes
 from saunet.models import FACTS
-from saunet.training import stored_recipe
+from saunet.training import changed_fields
 from saunet.weights import CARD
 
 PAPERS = ("sa_unet", "rsan", "sa_unet_v2", "unet_slides", "ag_net")
@@ -351,11 +350,9 @@ def departures(row, record):
 
     A recipe that was improved leaves runs behind that had the former one.
     """
-    now = json.loads(
-        json.dumps(asdict(row.recipe(record["recipe_name"], record["seed"])))
-    )
-    then = stored_recipe(record["recipe"])
-    return [f"{k}={then[k]}" for k in now if then[k] != now[k]]
+    recipe = row.recipe(record["recipe_name"], record["seed"])
+    changed = changed_fields(record["recipe"], recipe)
+    return [f"{name}={then}" for name, (then, _) in changed.items()]
 
 
 def _compared(group, protocol, entry):

@@ -49,6 +49,7 @@ from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
 from saunet.models import build_model
+from saunet.precision import bfloat16_is_faster
 from saunet.weights import (
     find_weights,
     load_weights,
@@ -93,7 +94,8 @@ class Recipe:
         validation: Names of training images held out, or how many (drawn by seed).
         ema: Momentum of the moving average of the weights, or `None`.
         clip_norm: Largest global norm of a gradient, or `None`.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        precision: "float32", "mixed_bfloat16", "mixed_float16", or "auto": the first
+            or second, whichever trains faster on the machine; the run keeps which.
         start_from: Weights that the network begins with: a shipped name, the folder
             of a card or a run, or an .h5 file; `None` for new ones, by the seed.
         seed: Of weights, DropBlock, order, views and split.
@@ -131,7 +133,7 @@ class Recipe:
             "placement": ("centered", "bottom_right"),
             "optimizer": ("adam", "adamw"),
             "schedule": ("steps", "one_cycle", "plateau"),
-            "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+            "precision": ("float32", "mixed_bfloat16", "mixed_float16", "auto"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -241,7 +243,7 @@ SA_UNET_V2_CPU = Recipe(
     learning_rates=((60, 2e-3),),
     schedule="one_cycle",
     ema=0.998,
-    precision="mixed_bfloat16",
+    precision="auto",
 )
 
 RECIPES = {
@@ -303,7 +305,28 @@ def stored_recipe(values):
     Args:
         values: Dict from `run.json`.
     """
-    return json.loads(json.dumps(asdict(Recipe(values["model"])))) | values
+    return _as_json(Recipe(values["model"])) | values
+
+
+def changed_fields(values, recipe):
+    """Returns `{field: (then, now)}` where the recipe of a run is not this one.
+
+    Args:
+        values: Dict from `run.json`.
+        recipe: A `Recipe`; its precision "auto" is whatever the run had.
+    """
+    then, now = stored_recipe(values), _as_json(recipe)
+    if recipe.precision == "auto":
+        now["precision"] = then["precision"]
+    return {
+        name: (then.get(name), now.get(name))
+        for name in sorted({**then, **now})
+        if then.get(name) != now.get(name)
+    }
+
+
+def _as_json(recipe):
+    return json.loads(json.dumps(asdict(recipe)))
 
 
 def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one"):
@@ -343,9 +366,10 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
             "each device's gradient, not their mean; train on one, or with "
             "KERAS_BACKEND=jax"
         )
+    recipe = _with_precision(recipe, out_dir, resume)
     training, held_out = split(samples, recipe.validation, recipe.seed)
     description = {
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": _as_json(recipe),
         "images": [s.name for s in training],
         "validation": [s.name for s in held_out],
     }
@@ -369,7 +393,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         load_weights(model, start)
         description["start_sha256"] = sha256_of(start)
         description["start_images"] = seen_images(recipe.start_from)
-    _open_run(out_dir, description, resume, held, training, devices)
+    _open_run(out_dir, description, recipe, resume, held, training, devices)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
@@ -409,6 +433,18 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         # `fit` ends by putting the moving average into the model.
         run.restore(model)
     return model
+
+
+def _with_precision(recipe, out_dir, resume):
+    """Returns the recipe with the precision that "auto" means for this run."""
+    if recipe.precision != "auto":
+        return recipe
+    if resume and (out_dir / "run.json").exists():
+        # Its own, also where another machine goes on with it.
+        then = stored_recipe(read_run(out_dir)["recipe"])["precision"]
+        return replace(recipe, precision=then)
+    faster = bfloat16_is_faster()
+    return replace(recipe, precision="mixed_bfloat16" if faster else "float32")
 
 
 def split(samples, validation, seed):
@@ -814,7 +850,7 @@ def _all_variables(model):
     return own + list(model.optimizer.variables)
 
 
-def _open_run(folder, description, resume, held, training, devices):
+def _open_run(folder, description, recipe, resume, held, training, devices):
     path = folder / "run.json"
     if path.exists():
         if not resume:
@@ -823,15 +859,12 @@ def _open_run(folder, description, resume, held, training, devices):
                 "it by --resume"
             )
         stored = read_run(folder)
-        started = stored_recipe(stored["recipe"])
-        for name in sorted({**started, **description["recipe"]}):
-            was = started.get(name)
-            now = description["recipe"].get(name)
-            if was != now:
-                raise InputError(
-                    f"{folder} was started with {name}={was!r}, not {now!r}: resume "
-                    "with the same recipe, or choose another folder"
-                )
+        changed = changed_fields(stored["recipe"], recipe)
+        for name, (was, now) in changed.items():
+            raise InputError(
+                f"{folder} was started with {name}={was!r}, not {now!r}: resume "
+                "with the same recipe, or choose another folder"
+            )
         for name in ("images", "validation"):
             was, now = stored.get(name, []), description[name]
             if was != now:

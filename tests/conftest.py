@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SHARED = Path(

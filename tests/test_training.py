@@ -7,7 +7,7 @@ the real ones, whose compilation would take most of the time.
 import csv
 import errno
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -429,6 +429,32 @@ def test_the_precision_is_the_models_alone(precision, tmp_path):
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (precision == "mixed_float16")
     assert all(np.isfinite(w).all() for w in weights_of(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("faster", "taken"), [(True, "mixed_bfloat16"), (False, "float32")]
+)
+def test_auto_is_the_machines_precision_and_the_run_keeps_it(
+    faster, taken, tmp_path, monkeypatch
+):
+    recipe = replace(PLAIN, epochs=2, precision="auto")
+    monkeypatch.setattr(training, "bfloat16_is_faster", lambda: faster)
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_at_call(patch, training._RunFolder, "on_train_batch_end", 4)
+        with pytest.raises(Killed):
+            run(recipe, folder)
+    # another machine, which would choose otherwise, goes on in the same precision
+    monkeypatch.setattr(training, "bfloat16_is_faster", lambda: not faster)
+    model = run(recipe, folder, resume=True)
+    assert model.get_layer("a_conv").dtype_policy.name == taken
+    stored = json.loads((folder / "run.json").read_text())["recipe"]
+    assert stored == json.loads(json.dumps(asdict(replace(recipe, precision=taken))))
+    # and by what it was trained in, said outright
+    run(replace(recipe, precision=taken), folder, resume=True)
+    other = {"mixed_bfloat16": "float32", "float32": "mixed_bfloat16"}[taken]
+    with pytest.raises(InputError, match=f"started with precision='{taken}'"):
+        run(replace(recipe, precision=other), folder, resume=True)
 
 
 @pytest.mark.slow

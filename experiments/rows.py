@@ -1,7 +1,7 @@
-"""A line of a paper's table as data: its network, and its recipe by three names.
+"""A line of a paper's table as data: its network, and its recipe by four names.
 
 `paper`: the authors' settings. `budget`: two CPU cores and one to four hours. `best`:
-ours, twice as many steps.
+ours, twice as many steps. `finetune`: from the network's shipped weights of DRIVE.
 """
 
 import csv
@@ -14,12 +14,14 @@ load_framework()  # before the rooms below do it, aloud
 
 from saunet.data.datasets import DATASETS
 from saunet.data.padding import padded_size
+from saunet.errors import InputError
 from saunet.inference import PADDING
 from saunet.models import FACTS
 from saunet.training import RECIPES, Recipe
+from saunet.weights import list_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE_NAMES = ("paper", "budget", "best")
+RECIPE_NAMES = ("paper", "budget", "best", "finetune")
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,14 @@ class Row:
     test_placement: str | None = None
 
     def recipe(self, name, seed=0):
-        """Returns the `Recipe` of one of `RECIPE_NAMES`."""
-        made = {"paper": lambda row: row.paper, "budget": budget, "best": best}
-        return replace(made[name](self), seed=seed)
+        """Returns the `Recipe` of one of `RECIPE_NAMES`.
+
+        Raises:
+            InputError: finetune, and there are no such weights to begin with.
+        """
+        made = {"budget": budget, "best": best, "finetune": finetune}
+        recipe = self.paper if name == "paper" else made[name](self)
+        return replace(recipe, seed=seed)
 
     def network_kwargs(self, name):
         """Returns the options of the network that is tested, and shipped."""
@@ -121,6 +128,27 @@ def best(row):
         "learning_rates": ((120, 2e-3),),
     }
     return replace(budget(row), **(longer | row.changes))
+
+
+def finetune(row):
+    """Its shipped weights of DRIVE, adapted: `saunet train --recipe finetune`."""
+    start = f"{row.paper.model}_drive"
+    if row.dataset == "drive" or row.changes:
+        raise InputError(
+            f"--recipe finetune adapts weights of DRIVE, received the row {row.key} of "
+            f"{row.dataset}: choose --dataset"
+        )
+    if start not in list_pretrained():
+        raise InputError(
+            f"--recipe finetune: no weights {start} are shipped for the row {row.key}: "
+            "choose --rows of another network, such as sa_unet"
+        )
+    return replace(
+        RECIPES["finetune"],
+        model=row.paper.model,
+        model_kwargs=budget(row).model_kwargs,
+        start_from=start,
+    )
 
 
 def _whole_pixels(dataset):

@@ -105,6 +105,8 @@ def card_of(folder, record, row, digest):
         split += f", without {', '.join(held_out)}, which chose the epoch"
     height, width = dataset.size
     halved = "float16" in record["weights"]
+    started = record.get("start_images", [])
+    began = f", from {recipe.start_from}'s weights" if started else ""
     return {
         "name": folder,
         "model": recipe.model,
@@ -125,6 +127,7 @@ def card_of(folder, record, row, digest):
             "dataset": dataset.title,
             "split": split,
             "images": record["images"],
+            **({"start_images": started} if started else {}),
             "never_seen": unseen,
         },
         "scores": [about | score for score in record["scores"]],
@@ -138,8 +141,9 @@ def card_of(folder, record, row, digest):
         },
         "limits": (
             f"Trained on {len(record['images'])} photographs of one camera "
-            f"({width}x{height} pixels). Never seen, neither for training nor for any "
-            f"choice: {dataset.title} {', '.join(unseen)}. `saunet predict` scales "
+            f"({width}x{height} pixels){began}. "
+            "Never seen, neither for training nor for any choice: "
+            f"{dataset.title} {', '.join(unseen)}. `saunet predict` scales "
             "photographs of other cameras until their field of view is as wide as in "
             f'{dataset.title}; from Python `scale="auto"` does.'
         ),

@@ -1,10 +1,10 @@
-"""Renders every measured number of README.md and docs/results.md from results/*.json.
+"""Renders the measured numbers of README.md, docs/results.md and docs/train.md.
 
     python experiments/tables.py            # writes what differs
     python experiments/tables.py --check    # exit status 1 if anything differs
 
-A number gets into those pages by no other way: `tests/test_experiments.py` renders
-them again and compares.
+From results/*.json; of docs/train.md the table of what was adapted. A number gets into
+them by no other way: `tests/test_experiments.py` renders them again and compares.
 """
 
 import argparse
@@ -59,6 +59,8 @@ def pages(results=None, root=ROOT):
     readme = (root / "README.md").read_text(encoding="utf-8")
     found = {root / "README.md": replace_block(readme, readme_block(results))}
     found[root / "docs/results.md"] = results_page(results)
+    training = (root / "docs/train.md").read_text(encoding="utf-8")
+    found[root / "docs/train.md"] = replace_block(training, adapted_block(results))
     for (paper, dataset), records in results.items():
         if histories := _histories(records):
             found[root / f"docs/curves_{paper}_{dataset}.svg"] = curves(histories)
@@ -187,6 +189,33 @@ def _name(paper, dataset, record):
     return (title or f"`{weights_name(record, dataset)}`") + with_views(record["views"])
 
 
+# ------------------------------------------------------------------ docs/train.md
+
+
+def adapted_block(results):
+    """Returns the table of rows that began with weights of DRIVE, and by new ones."""
+    heads = ("dataset", "network", "recipe", "F1", "AUC", "steps", "hours")
+    lines = []
+    for (paper, dataset), records in results.items():
+        records = [r for r in records if paper in PAPERS and r["views"] == 1]
+        adapted = {
+            (r["row"], r["fold"]) for r in records if r["recipe_name"] == "finetune"
+        }
+        for record in records:
+            if (record["row"], record["fold"]) not in adapted:
+                continue
+            where = DATASETS[dataset].title
+            if record["fold"] is not None:
+                where += f", fold {record['fold']}"
+            recipe = record["recipe"]
+            score = find_score(record, "frame", "mean")
+            cells = [where, f"`{record['row']}`", f"`{record['recipe_name']}`"]
+            cells += [_number(score["f1"]), _number(score["auc"])]
+            steps = recipe["epochs"] * recipe["steps_per_epoch"]
+            lines.append([*cells, f"{steps:,}", f"{record['hours']:.1f}"])
+    return table(heads, sorted(lines), 3) + "\n"
+
+
 # ------------------------------------------------------------------ docs/results.md
 
 
@@ -251,13 +280,14 @@ or an epoch.
 `difference` is ours minus the published score, by the protocol that was published;
 where the source does not say by which protocol, there is none.
 
-There are three recipes. `paper`: the authors' settings. `budget`, one to four hours on
+There are four recipes. `paper`: the authors' settings. `budget`, one to four hours on
 two CPU cores: the recipe `cpu` of `saunet train` (AdamW, one cycle, random views,
 DropBlock 0.1) with the loss of the paper; a larger network gets fewer steps, a fold of
 STARE half the batch. `best`, ours: twice as many steps, half of the views upright, BCE
 and MCC. It was made after the scores of `budget` on the test images were known: that
-those on the training images were no better is why it trains more. What a run had
-otherwise stands behind its recipe.
+those on the training images were no better is why it trains more. `finetune`: 1,000
+steps from the network's weights of DRIVE, which the published networks did not see.
+What a run had otherwise stands behind its recipe.
 
 A row again, beside what is recorded: `python experiments/rsan.py --data-dir DATA
 --dataset drive --rows rsan --results runs/results`; `sa_unet_v2_fold0` is `--dataset

@@ -454,15 +454,16 @@ def find_weights(name_or_file):
 def seen_images(name_or_file):
     """Returns the names of the images that weights were trained on, as far as known.
 
-    Those of a run are of all its trainings, back to new weights.
+    Those of all trainings, back to new weights.
 
     Args:
         name_or_file: as in `find_weights`.
     """
     if is_run(name_or_file):
-        run = read_run(name_or_file)
-        return sorted({*run.get("images", ()), *run.get("start_images", ())})
-    return sorted(find_weights(name_or_file)[1].get("data", {}).get("images", ()))
+        about = read_run(name_or_file)
+    else:
+        about = find_weights(name_or_file)[1].get("data", {})
+    return sorted({*about.get("images", ()), *about.get("start_images", ())})
 
 
 def run_weights(folder):
@@ -603,6 +604,12 @@ def render_readme(card):
     commit = training.get("commit")
     shape = "a square" if padding["square"] else "sides"
     diameter = card["preprocessing"].get("fov_diameter")
+    before = ""
+    if first := data.get("start_images"):
+        before = (
+            f" Before that, in the weights it began with: {len(first)} images "
+            f"({', '.join(map(str, first))})."
+        )
     field = f" Field of view: {diameter} pixels across." if diameter else ""
     call = "probability = segmenter.predict(image)"
     if diameter:
@@ -621,7 +628,7 @@ def render_readme(card):
         ),
         "Data and split": (
             f"{data['dataset']}, {data['split']}: {len(data['images'])} images "
-            f"({', '.join(map(str, data['images']))})."
+            f"({', '.join(map(str, data['images']))}).{before}"
         ),
         "Preprocessing": (
             f"RGB, {card['preprocessing']['scale']}; zero-padded "

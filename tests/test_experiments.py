@@ -22,7 +22,7 @@ from saunet.errors import InputError, RunError
 from saunet.evaluation import read_probability
 from saunet.models import FACTS, MODELS, build_model
 from saunet.training import RECIPES, Recipe, changed_fields
-from saunet.weights import load_weights, read_card
+from saunet.weights import load_weights, read_card, seen_images
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -145,7 +145,7 @@ def test_peers_get_the_scores_they_are_known_for():
 def test_a_row_has_three_recipes_of_its_network(paper, row):
     assert row.paper.model in MODELS
     assert row.dataset in DATASETS
-    for name in RECIPE_NAMES:
+    for name in set(RECIPE_NAMES) - {"finetune"}:
         recipe = row.recipe(name, seed=3)
         assert recipe.seed == 3
         assert recipe.model == row.paper.model
@@ -168,6 +168,43 @@ def test_the_best_recipe_is_the_budget_twice_over(paper, row):
     assert best.upright == (0.5 if best.augmentation == "random" else 0)
     ladder = paper == "sa_unet_v2" and row.dataset == "drive"
     assert best.loss == (row.paper.loss if ladder else "bce_mcc")
+
+
+def test_shipped_weights_of_drive_are_adapted_to_other_datasets():
+    rows = {(r.key, r.dataset, r.fold): r for _, r in ROWS}
+    assert rows["sa_unet_v2", "stare", 4].recipe("finetune") == RECIPES["finetune"]
+    adapted = rows["sa_unet", "chase_db1", None].recipe("finetune", seed=2)
+    assert (adapted.model, adapted.start_from) == ("sa_unet", "sa_unet_drive")
+    assert (adapted.seed, adapted.epochs) == (2, RECIPES["finetune"].epochs)
+    for key, dataset, message in (
+        ("sa_unet", "drive", "received the row sa_unet of drive: choose --dataset"),
+        ("sd_unet", "chase_db1", "no weights sd_unet_drive are shipped"),
+    ):
+        with pytest.raises(InputError, match=message):
+            rows[key, dataset, None].recipe("finetune")
+
+
+def test_the_page_of_training_says_what_weights_of_drive_are_worth():
+    def record(recipe_name, **changes):
+        made = record_like("sa_unet_v2") | {"recipe_name": recipe_name, "hours": 0.26}
+        made["recipe"] = {"epochs": 10, "steps_per_epoch": 100}
+        return made | changes
+
+    assert adapted_lines([record("budget")]) == []
+    records = [record(name) for name in ("budget", "finetune")]
+    lines = adapted_lines([*records, record("finetune", views=8)])
+    assert [line[:3] for line in lines] == [
+        ["CHASE_DB1", "`sa_unet_v2`", "`budget`"],
+        ["CHASE_DB1", "`sa_unet_v2`", "`finetune`"],
+    ]
+    assert lines[0][5:] == ["1,000", "0.3"]
+    folds = [record(name, fold=3) for name in ("finetune", "budget")]
+    assert adapted_lines(folds)[0][0] == "CHASE_DB1, fold 3"
+
+
+def adapted_lines(records):
+    text = tables.adapted_block({("sa_unet_v2", "chase_db1"): records})
+    return [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
 
 
 def test_every_option_of_a_row_is_one_of_its_network():
@@ -461,6 +498,7 @@ def test_shipped_weights_say_what_they_never_saw(toy, tmp_path):
     assert card["preprocessing"]["fov_diameter"] == record["fov_diameter"]
     model = toy_network("again")
     model.load_weights(target / card["weights"])
+    assert "start_images" not in card["data"]
     # once more is fine; other weights never take the place
     ship(record, ROW, folder, tmp_path / "weights")
     model.set_weights([w + 1 for w in model.get_weights()])
@@ -468,6 +506,19 @@ def test_shipped_weights_say_what_they_never_saw(toy, tmp_path):
     with pytest.raises(InputError, match="another run"):
         ship(record, ROW, folder, tmp_path / "weights")
     assert read_card(target) == card
+
+
+def test_shipped_weights_say_what_they_began_with(toy, tmp_path):
+    assert toy() == 0
+    (record,) = rows_in(toy.path)
+    record["start_images"] = ["01", "30"]
+    row = replace(ROW, paper=replace(TINY, start_from="sa_unet_v2_drive"))
+    folder = toy.runs / "sa_unet_v2_drive_paper"
+    target = ship(record, row, folder, tmp_path / "weights")
+    readme = (target / "README.md").read_text()
+    assert "in the weights it began with: 2 images (01, 30)" in readme
+    assert "from sa_unet_v2_drive's weights. Never seen" in readme
+    assert seen_images(target) == ["01", "20", "21", "22", "30"]
 
 
 def test_views_are_a_row_of_their_own_of_the_same_weights(toy):

@@ -131,24 +131,19 @@ def best(row):
 
 
 def finetune(row):
-    """Its shipped weights of DRIVE, adapted: `saunet train --recipe finetune`."""
-    start = f"{row.paper.model}_drive"
-    if row.dataset == "drive" or row.changes:
-        raise InputError(
-            f"--recipe finetune adapts weights of DRIVE, received the row {row.key} of "
-            f"{row.dataset}: choose --dataset"
-        )
+    """Its shipped weights of DRIVE, trained on: `saunet train --recipe finetune`."""
+    start = f"{row.key}_drive"
     if start not in list_pretrained():
         raise InputError(
-            f"--recipe finetune: no weights {start} are shipped for the row {row.key}: "
-            "choose --rows of another network, such as sa_unet"
+            f"--recipe finetune: no weights {start} are shipped: choose --rows among "
+            "those whose weights of DRIVE are, such as sa_unet"
         )
-    return replace(
-        RECIPES["finetune"],
-        model=row.paper.model,
-        model_kwargs=budget(row).model_kwargs,
-        start_from=start,
-    )
+    own = {
+        "model": row.paper.model,
+        "model_kwargs": budget(row).model_kwargs,
+        "start_from": start,
+    }
+    return replace(RECIPES["finetune"], **(own | row.changes))
 
 
 def _whole_pixels(dataset):

@@ -286,8 +286,9 @@ DropBlock 0.1) with the loss of the paper; a larger network gets fewer steps, a 
 STARE half the batch. `best`, ours: twice as many steps, half of the views upright, BCE
 and MCC. It was made after the scores of `budget` on the test images were known: that
 those on the training images were no better is why it trains more. `finetune`: 1,000
-steps from the network's weights of DRIVE, which the published networks did not see.
-What a run had otherwise stands behind its recipe.
+steps more by BCE and MCC, from the network's weights of DRIVE that were shipped then;
+on STARE and CHASE_DB1 the published networks saw nothing of DRIVE. What a run had
+otherwise stands behind its recipe.
 
 A row again, beside what is recorded: `python experiments/rsan.py --data-dir DATA
 --dataset drive --rows rsan --results runs/results`; `sa_unet_v2_fold0` is `--dataset

@@ -170,18 +170,17 @@ def test_the_best_recipe_is_the_budget_twice_over(paper, row):
     assert best.loss == (row.paper.loss if ladder else "bce_mcc")
 
 
-def test_shipped_weights_of_drive_are_adapted_to_other_datasets():
+def test_a_row_is_trained_on_from_its_shipped_weights_of_drive():
     rows = {(r.key, r.dataset, r.fold): r for _, r in ROWS}
     assert rows["sa_unet_v2", "stare", 4].recipe("finetune") == RECIPES["finetune"]
     adapted = rows["sa_unet", "chase_db1", None].recipe("finetune", seed=2)
     assert (adapted.model, adapted.start_from) == ("sa_unet", "sa_unet_drive")
     assert (adapted.seed, adapted.epochs) == (2, RECIPES["finetune"].epochs)
-    for key, dataset, message in (
-        ("sa_unet", "drive", "received the row sa_unet of drive: choose --dataset"),
-        ("sd_unet", "chase_db1", "no weights sd_unet_drive are shipped"),
-    ):
-        with pytest.raises(InputError, match=message):
-            rows[key, dataset, None].recipe("finetune")
+    rsan = rows["rsan", "drive", None].recipe("finetune")
+    assert (rsan.start_from, rsan.loss) == ("rsan_drive", "bce_mcc")
+    # of its network other weights are shipped, which were trained by another loss
+    with pytest.raises(InputError, match="no weights sa_unet_v2_bce_drive are shipped"):
+        rows["sa_unet_v2_bce", "drive", None].recipe("finetune")
 
 
 def test_the_page_of_training_says_what_weights_of_drive_are_worth():

@@ -114,7 +114,10 @@ def quantize(graph, calibration):
     """Returns an ONNX graph whose convolutions compute in 8-bit integers.
 
     Weights are scaled by output channel, activations by the range that they take on
-    the calibration images. Normalisation and attention stay in float32.
+    the calibration images. Normalisation and attention stay in float32. Weights take
+    seven of the eight bits: without VNNI a processor adds two products in 16 bits, and
+    eight overflow there (F1 on DRIVE .0033 lower for SA-UNetv2, .0046 for SA-UNet, on
+    OpenVINO); seven cost .0009 and .0006, anywhere.
 
     Args:
         graph: The bytes of an ONNX file.
@@ -147,6 +150,7 @@ def quantize(graph, calibration):
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 per_channel=True,
+                reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from saunet.data.datasets import Sample
-from saunet.layers import RecurrentConv2D
+from saunet.layers import RecurrentConv2D, SharedResidualBlock
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="uses a TensorFlow gradient tape"
@@ -27,11 +27,12 @@ def fill_weights(model):
     when others come or go. Kernels are scaled so that the signal survives the
     depth of a network: a golden protects only what its output depends on.
     """
-    # A recurrence that keeps the spread of its input adds to it at every step.
+    # A recurrence, or a residual without normalisation, that keeps the spread of its
+    # input adds to it at every step.
     growing = {
         id(inner)
         for layer in model.layers
-        if isinstance(layer, RecurrentConv2D)
+        if isinstance(layer, RecurrentConv2D | SharedResidualBlock)
         for inner in layer._flatten_layers(include_self=False)
     }
     for layer in all_layers(model):

@@ -32,7 +32,7 @@ clean:
 	rm -rf $(VENV) build demo site *.egg-info
 
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit(f"saunet needs Python 3.10 or newer; this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"saunet needs Python 3.11 or newer; this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@

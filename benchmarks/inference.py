@@ -6,7 +6,8 @@ One process, all engines in turns, medians: 592x592, batch 1. The first row of a
 network is `model.predict` of `benchmarks/stock.py`'s build with the same weights: what
 a Keras user has. F1 and AUC are those of the shipped weights on the 20 test images of
 DRIVE (full frame, pooled, threshold 0.5); they choose nothing here. The 8-bit graph
-is scaled on eight training images. Appends to `benchmarks/results/inference.csv`.
+is scaled on eight training images. Appends to `benchmarks/results/inference.csv`, or
+to another file of that folder (`--results inference_avx2.csv`).
 """
 
 import argparse
@@ -33,7 +34,7 @@ from saunet.training import environment
 sys.path.insert(0, str(Path(__file__).parent))
 from stock import STOCK
 
-RESULTS = Path(__file__).parent / "results" / "inference.csv"
+RESULTS = Path(__file__).parent / "results"
 SHAPE = (592, 592, 3)
 
 
@@ -126,12 +127,13 @@ def main():
     parser.add_argument("--data-dir", required=True, help="folder of DRIVE")
     parser.add_argument("--models", nargs="*", default=list(STOCK))
     parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--results", default="inference.csv", metavar="FILE")
     args = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
+    path = RESULTS / args.results
     for name in args.models:
         for row in measure(name, args.data_dir, args.runs):
-            new = not RESULTS.exists()
-            with RESULTS.open("a", newline="") as file:
+            new = not path.exists()
+            with path.open("a", newline="") as file:
                 writer = csv.DictWriter(file, row, lineterminator="\n")
                 if new:
                     writer.writeheader()

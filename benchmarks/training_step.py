@@ -1,13 +1,15 @@
 """A training step of SA-UNet and SA-UNetv2 beside the same networks of stock layers.
 
     python benchmarks/training_step.py [--networks ...] [--cells 8x256 2x592]
+        [--float32]
 
 For each network and batch shape, ours and the stock build (`benchmarks/stock.py`)
 take turns in one process, in float32 and in mixed bfloat16: `train_on_batch` on the
 same batch with the paper's loss (SA-UNet: binary cross-entropy, SA-UNetv2: BCE and
 MCC) and Adam, after two steps to warm up. The ratio is the median over rounds of
 stock's time by ours. Peak memory is the process's, each in one of its own. Appends
-rows to `benchmarks/results/training_step.csv`. Needs Linux and TensorFlow.
+rows to `benchmarks/results/training_step.csv`, or to another file of that folder
+(`--results`). Needs Linux and TensorFlow.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from pathlib import Path
 import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results" / "training_step.csv"
+RESULTS = Path(__file__).parent / "results"
 LOSSES = {"sa_unet": "bce", "sa_unet_v2": "bce_mcc"}
 KINDS = ("ours", "stock")
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -51,9 +53,9 @@ def training_step(network, kind, precision, cell):
     return lambda: model.train_on_batch(images, truths)
 
 
-def measure_times(network, cell, rounds):
+def measure_times(network, cell, rounds, precisions):
     """Returns `{(kind, precision): seconds of each round}`, in turns."""
-    builds = [(kind, precision) for precision in PRECISIONS for kind in KINDS]
+    builds = [(kind, precision) for precision in precisions for kind in KINDS]
     steps = {build: training_step(network, *build, cell) for build in builds}
     for step in steps.values():
         for _ in range(WARM_UP):
@@ -85,9 +87,9 @@ def in_own_process(call, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def times_as_json(network, cell, rounds):
+def times_as_json(network, cell, rounds, *precisions):
     """`measure_times` with keys that JSON has."""
-    seconds = measure_times(network, cell, int(rounds))
+    seconds = measure_times(network, cell, int(rounds), precisions)
     return {" ".join(build): values for build, values in seconds.items()}
 
 
@@ -97,15 +99,15 @@ def median_ratio(slow, fast):
     return round(statistics.median(a / b for a, b in pairs), 3)
 
 
-def rows_of(network, cell, rounds):
+def rows_of(network, cell, rounds, precisions):
     """Measures one network at one batch shape; yields a row for each build."""
     import tensorflow as tf
 
     from saunet.training import environment
 
     about = environment()
-    seconds = in_own_process("times_as_json", network, cell, rounds)
-    for precision in PRECISIONS:
+    seconds = in_own_process("times_as_json", network, cell, rounds, *precisions)
+    for precision in precisions:
         for kind in KINDS:
             times = seconds[f"{kind} {precision}"]
             peak = in_own_process("peak_memory", network, kind, precision, cell)
@@ -148,18 +150,21 @@ def main():
     parser.add_argument("--networks", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--cells", nargs="+", default=["8x256", "2x592"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--float32", action="store_true", help="without bfloat16")
+    parser.add_argument("--results", default="training_step.csv", metavar="FILE")
     parser.add_argument("--call", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.call:
         name, *arguments = args.call
         print(json.dumps(globals()[name](*arguments)))
         return
-    RESULTS.parent.mkdir(exist_ok=True)
+    path = RESULTS / args.results
+    precisions = PRECISIONS[:1] if args.float32 else PRECISIONS
     for network in args.networks:
         for cell in args.cells:
-            for row in rows_of(network, cell, args.rounds):
-                new = not RESULTS.exists()
-                with RESULTS.open("a", newline="") as file:
+            for row in rows_of(network, cell, args.rounds, precisions):
+                new = not path.exists()
+                with path.open("a", newline="") as file:
                     writer = csv.DictWriter(file, row, lineterminator="\n")
                     if new:
                         writer.writeheader()

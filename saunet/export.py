@@ -106,7 +106,8 @@ def export(model, path, file_format, *, properties=None, calibration=None):
             os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))
         else:
             keras_name = {"litert": "litert", "saved_model": "tf_saved_model"}
-            model.export(written, format=keras_name[file_format], verbose=False)
+            # Keras before 3.15 takes no Path.
+            model.export(str(written), format=keras_name[file_format], verbose=False)
         os.replace(written, path)
 
 

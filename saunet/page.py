@@ -11,7 +11,7 @@ Titles, captions, labels and bodies are HTML already: names from outside go thro
 import base64
 import hashlib
 import math
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
@@ -40,7 +40,7 @@ def document(title, sections):
         "default-src 'none'; img-src data:; "
         f"style-src {_fingerprint(style)}; script-src {_fingerprint(script)}"
     )
-    today = datetime.now(timezone.utc).date().isoformat()
+    today = datetime.now(UTC).date().isoformat()
     return Template(frame).substitute(
         title=escape(title),
         policy=policy,

@@ -722,7 +722,7 @@ def test_plateau_rate_is_that_of_kerass_callback(plateau):
     recipe = replace(PLAIN, learning_rates=((1, 2e-3),), plateau=plateau)
     for losses in histories():
         inputs = keras.Input((1,))
-        model = keras.Model(inputs, inputs)
+        model = keras.Model(inputs, layers.Identity()(inputs))
         model.compile(keras.optimizers.SGD(2e-3))
         callback = keras.callbacks.ReduceLROnPlateau(
             "val_loss", factor=factor, patience=patience, min_lr=minimum

@@ -48,7 +48,11 @@ def engines_of(model, calibration, folder):
     }
     for engine, precisions in PRECISIONS.items():
         for precision in precisions:
-            engines[engine, precision] = make_engine(model, engine, precision=precision)
+            try:
+                made = make_engine(model, engine, precision=precision)
+            except InputError:
+                continue  # bfloat16, which this processor has not
+            engines[engine, precision] = made
     path = Path(folder) / "int8.onnx"
     export(model, path, "onnx", calibration=calibration)
     engines["openvino", "int8"] = OpenVINOEngine(path)

@@ -79,7 +79,21 @@ def check_engine(engine, precision="float32"):
     if engine != "keras":
         need(engine, engine)
         need("onnx", engine)
+    if (engine, precision) == ("openvino", "bfloat16"):
+        _check_instructions()
     return engine
+
+
+def _check_instructions():
+    """Raises InputError where OpenVINO would compute in float32 without a word."""
+    import openvino
+
+    has = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in has:
+        raise InputError(
+            "precision 'bfloat16' on the engine openvino: this processor has no such "
+            "instructions, and would compute in float32: leave it out"
+        )
 
 
 def open_exported(path, engine="auto", *, precision="float32", threads=None):
@@ -223,6 +237,8 @@ class OpenVINOEngine:
     def __init__(self, graph, *, precision="float32", threads=None):
         import openvino
 
+        if precision == "bfloat16":
+            _check_instructions()
         self.precision = precision
         self._core = openvino.Core()
         self._graph = self._core.read_model(graph)

@@ -53,7 +53,9 @@ What the numbers say:
   figure that is as exact as the matrix product's own time.
 - bfloat16 and 8-bit integers change a few pixels near the threshold; the F1 column says
   by how much. How fast they are depends on the processor: this one has bfloat16 and
-  8-bit instructions, but not Intel's AMX, which multiplies four times faster still.
+  8-bit instructions, but not Intel's AMX, which multiplies four times faster still. The
+  rows int8 had weights of eight bits; exported files have seven since, because without
+  such instructions eight overflow.
 - The first call compiles: about a quarter of a second on OpenVINO, some seconds on
   Keras. On OpenVINO the first size, and each other size that comes twice, gets a
   graph of its own; a size that comes once runs in a graph for all sizes. Keras compiles

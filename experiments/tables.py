@@ -362,7 +362,8 @@ def _paper_table(paper, dataset, rows, records, humans):
         f1 = _number(find_score(human, *protocol)["f1"])
         lines.append([human["title"], *[""] * 4, f1, *[""] * 6])
     caption = f"{TITLES[protocol[0]]}, {POOLED[protocol[1]]}"
-    caption += "." if known else "; the protocol of the published scores is not known."
+    unsaid = any(entries) and not known
+    caption += "; the protocol of the published scores is not known." if unsaid else "."
     return f"{caption}\n\n{table([*heads, 'published in'], lines, 3, 1)}"
 
 

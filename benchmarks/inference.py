@@ -27,6 +27,7 @@ from saunet.errors import InputError
 from saunet.evaluation import evaluate
 from saunet.export import export
 from saunet.inference import Segmenter, load_pretrained
+from saunet.machine import count_cores
 from saunet.models import build_model
 from saunet.profiling import count_flops, matrix_products, time_in_turns
 from saunet.training import environment
@@ -109,7 +110,7 @@ def measure(name, data_dir, runs):
                     "matmul_gflops": round(per_second / 1e9, 1),
                     "shape": "x".join(map(str, SHAPE)),
                     "device": about["device"],
-                    "threads": os.cpu_count(),
+                    "threads": count_cores(),
                     "keras": about["versions"]["keras"],
                     "backend": backend,
                     "commit": about["commit"],

@@ -117,6 +117,7 @@ def folder(args):
     from saunet import folders
     from saunet.errors import InputError
     from saunet.inference import load_pretrained
+    from saunet.machine import count_cores
 
     class Now:
         """An executor that is none."""
@@ -156,7 +157,7 @@ def folder(args):
             "engine": segmenter.engine.name,
             "photographs": len(result["written"]),
             "per second": f"{sorted(values)[len(values) // 2]:.2f}",
-            "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+            "device": f"{count_cores()} CPU cores, {platform.machine()}",
         }
         _append("photographs_folder.csv", row)
 

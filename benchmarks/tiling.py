@@ -153,8 +153,10 @@ def _normalisation(model):
 def _machine():
     import keras
 
+    from saunet.machine import count_cores
+
     return {
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "device": f"{count_cores()} CPU cores, {platform.machine()}",
         "keras": keras.__version__,
     }
 

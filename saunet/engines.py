@@ -6,7 +6,6 @@ had when the engine was made.
 """
 
 import json
-import os
 from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from saunet.data.padding import checked_padding
 from saunet.errors import InputError
 from saunet.export import FORMATS, need, to_onnx
+from saunet.machine import count_cores
 from saunet.quiet import quiet_stderr
 
 # engine -> what it can compute in
@@ -312,7 +312,7 @@ class LiteRTEngine:
         need("ai_edge_litert", "litert")
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        self._interpreter = Interpreter(str(path), num_threads=count_cores())
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
 

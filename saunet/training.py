@@ -48,8 +48,8 @@ from saunet.data.runs import read_run
 from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
+from saunet.machine import bfloat16_is_faster, count_cores
 from saunet.models import build_model
-from saunet.precision import bfloat16_is_faster
 from saunet.weights import (
     find_weights,
     load_weights,
@@ -705,7 +705,7 @@ def environment(devices=1):
 def _device(devices):
     kind = keras.distribution.list_devices()[0].partition(":")[0].upper()
     if kind == "CPU":
-        return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+        return f"{count_cores()} CPU cores, {platform.machine()}"
     return f"{devices} {_gpu_name() or kind}"
 
 

@@ -16,7 +16,7 @@ RANKS = {
     "errors": -1,
     "quiet": -1,
     "fused": -1,
-    "precision": -1,
+    "machine": -1,
     "layers": 0,
     "losses": 0,
     "distribution": 0,

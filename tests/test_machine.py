@@ -1,4 +1,4 @@
-"""Which kernels and which precision a machine computes with."""
+"""Which kernels, cores and precision a machine computes with."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from saunet import precision
+from saunet import machine
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 on_x86 = pytest.mark.skipif(not X86, reason="of TensorFlow on x86 alone")
@@ -21,9 +21,9 @@ on_tensorflow = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    precision.bfloat16_is_faster.cache_clear()
+    machine.bfloat16_is_faster.cache_clear()
     yield
-    precision.bfloat16_is_faster.cache_clear()
+    machine.bfloat16_is_faster.cache_clear()
 
 
 @on_x86
@@ -55,26 +55,29 @@ def test_tensorflow_takes_onednns_kernels(said, enabled):
 def test_it_is_measured(monkeypatch, float32, bfloat16, faster):
     seconds = {"float32": float32, "mixed_bfloat16": bfloat16}
     monkeypatch.setattr(
-        precision, "_step", lambda policy: lambda: time.sleep(seconds[policy])
+        machine, "_step", lambda policy: lambda: time.sleep(seconds[policy])
     )
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
-    assert precision.bfloat16_is_faster() == faster
+    assert machine.bfloat16_is_faster() == faster
 
 
 def test_the_first_step_compiles_and_does_not_count(monkeypatch):
-    waits = {"float32": iter([0.1] + 3 * [0.001]), "mixed_bfloat16": iter(4 * [0.02])}
+    waits = {
+        "float32": iter([0.1] + (machine.ROUNDS - 1) * [0.001]),
+        "mixed_bfloat16": iter(machine.ROUNDS * [0.02]),
+    }
     monkeypatch.setattr(
-        precision, "_step", lambda policy: lambda: time.sleep(next(waits[policy]))
+        machine, "_step", lambda policy: lambda: time.sleep(next(waits[policy]))
     )
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
-    assert not precision.bfloat16_is_faster()
+    assert not machine.bfloat16_is_faster()
 
 
 @pytest.mark.parametrize("device", ["gpu:0", "tpu:0"])
 def test_accelerators_are_not_measured(monkeypatch, device):
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
-    monkeypatch.setattr(precision, "_step", None)
-    assert precision.bfloat16_is_faster()
+    monkeypatch.setattr(machine, "_step", None)
+    assert machine.bfloat16_is_faster()
 
 
 @on_x86
@@ -84,8 +87,19 @@ def test_this_processor_is_known_by_its_instructions():
     listed = Path("/proc/cpuinfo")
     flags = listed.read_text().split() if listed.exists() else ()
     if "avx512f" not in flags and "avx2" in flags:
-        assert not precision.bfloat16_is_faster()
+        assert not machine.bfloat16_is_faster()
     elif "avx512_bf16" in flags or "amx_bf16" in flags:
-        assert precision.bfloat16_is_faster()
+        assert machine.bfloat16_is_faster()
     else:
         pytest.skip("neither AVX2 alone nor bfloat16 instructions are listed")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux alone")
+def test_a_process_counts_the_cores_that_it_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert machine.count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert machine.count_cores() == len(allowed)

@@ -3,7 +3,7 @@
 A record is a row of `experiments/results/<paper>_<dataset>.json`:
 
 paper, dataset, rows: [{
-row, title, seed, recipe_name, views     what it is; no two rows have the same
+row, title, seed, recipe_name, views     what it is
 fold                                     STARE alone
 parameters, gflops                       counted; GFLOPs at 592x592
 recipe, images, validation, weights      what was trained on what
@@ -23,13 +23,14 @@ from saunet.data.images import write_bytes
 from saunet.data.lock import lock_folder
 from saunet.errors import InputError
 from saunet.evaluation import REGIONS, evaluate, mean_scores, to_json
+from saunet.training import stored_recipe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 THRESHOLD = 0.5
 # Scored as it is, and, in a row of its own, as `saunet predict --tta` averages.
 VIEWS = (1, 8)
-# What tells two rows of a results file apart.
+# What tells two rows of a results file apart, besides their recipes.
 IDENTITY = ("row", "fold", "recipe_name", "seed", "views")
 
 
@@ -56,8 +57,20 @@ def score_maps(maps, samples):
 
 
 def key_of(record):
-    """Returns what tells a record from every other one of its file."""
-    return tuple(record[name] for name in IDENTITY)
+    """Returns what tells a record from every other one of its file.
+
+    A recipe that was changed is another one, of the same name. Its precision does not
+    count: "auto" becomes that of the machine.
+    """
+    return (*(record[name] for name in IDENTITY), recipe_text(record))
+
+
+def recipe_text(record):
+    """Returns a record's recipe, less seed and precision, as text that compares."""
+    if "recipe" not in record:
+        return ""  # of others' maps
+    chosen = {"seed": None, "precision": None}
+    return json.dumps(stored_recipe(record["recipe"]) | chosen, sort_keys=True)
 
 
 def read_results(path, paper, dataset):

@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from records import (
@@ -206,7 +207,9 @@ def _results_path(paper, row, args):
 def _stored(path, paper, row, name, seed):
     """Returns the rows of a run that a results file holds: all of them, or none."""
     records = {key_of(r): r for r in read_results(path, paper, row.dataset)["rows"]}
-    wanted = [(row.key, row.fold, name, seed, views) for views in VIEWS]
+    run = {"row": row.key, "fold": row.fold, "recipe_name": name, "seed": seed}
+    run["recipe"] = asdict(row.recipe(name, seed))
+    wanted = [key_of({**run, "views": views}) for views in VIEWS]
     return [records[k] for k in wanted] if all(k in records for k in wanted) else []
 
 

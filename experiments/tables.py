@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 from bootstrap import holm, paired_bootstrap
 from charts import curves, image_chart
-from records import RESULTS, VIEWS, find_score, key_of, label, published, with_views
+from records import (
+    RESULTS,
+    VIEWS,
+    find_score,
+    key_of,
+    label,
+    published,
+    recipe_text,
+    with_views,
+)
 from rows import RECIPE_NAMES, ROOT
 from shipping import weights_name
 
@@ -62,7 +71,7 @@ def pages(results=None, root=ROOT):
     training = (root / "docs/train.md").read_text(encoding="utf-8")
     found[root / "docs/train.md"] = replace_block(training, adapted_block(results))
     for (paper, dataset), records in results.items():
-        if histories := _histories(records):
+        if paper in PAPERS and (histories := _histories(paper, dataset, records)):
             found[root / f"docs/curves_{paper}_{dataset}.svg"] = curves(histories)
     for dataset in DATASETS:
         if methods := _shipped_methods(results, dataset):
@@ -242,10 +251,10 @@ def results_page(results):
             parts.append(_paper_table(paper, dataset, rows, records, humans))
             if len(records) > 1:
                 parts.append(_all_protocols(paper, dataset, records))
-            if _histories(records):
+            if _histories(paper, dataset, records):
                 parts.append(f"![Training curves](curves_{paper}_{dataset}.svg)")
             if lost := [r for r in records if r["views"] == 1 and not r["history"]]:
-                names = ", ".join(map(_run_title, lost))
+                names = ", ".join(_run_title(paper, dataset, r) for r in lost)
                 parts.append(f"No curve of {names}: the log was not kept.")
     parts.append("## Others, by the same scorer")
     for (paper, dataset), records in results.items():
@@ -349,10 +358,9 @@ def _paper_table(paper, dataset, rows, records, humans):
         costs = [f"{facts.total:,}", f"{facts.gflops:,.3f}"]
         ran = [r for r in records if (r["row"], r["fold"]) == (row.key, row.fold)]
         title = f"{row.title} (`{_row_name(row)}`)"
-        for (recipe, views), group in (_by_recipe(ran) or {("", 1): []}).items():
+        for (recipe, views, *_), group in (_by_recipe(ran) or {("", 1): []}).items():
             what = recipe + with_views(views) or "not trained"
-            for difference in sorted({d for r in group for d in departures(row, r)}):
-                what += f", `{difference}`"
+            what += "".join(f", `{d}`" for d in departures(row, *group[:1]))
             seeds = ", ".join(str(r["seed"]) for r in group)
             cells = _compared(group, protocol, entry)
             lines.append([title, what, seeds, *costs, *cells, entry.get("source", "")])
@@ -377,11 +385,13 @@ def _row_name(row):
     return label({"row": row.key, "fold": row.fold})
 
 
-def departures(row, record):
+def departures(row, record=None):
     """Returns `field=value` of each field in which a run's recipe is not the row's.
 
     A recipe that was improved leaves runs behind that had the former one.
     """
+    if not record:
+        return []
     recipe = row.recipe(record["recipe_name"], record["seed"])
     changed = changed_fields(record["recipe"], recipe)
     return [f"{name}={then}" for name, (then, _) in changed.items()]
@@ -409,7 +419,7 @@ def _over_folds(rows, records, protocol):
     lines = []
     for row in rows:
         own = [r for r in records if r["row"] == row.key] if row.fold == 0 else []
-        for (recipe, views), group in _by_recipe(own).items():
+        for (recipe, views, *_), group in _by_recipe(own).items():
             for seed in sorted({r["seed"] for r in group}):
                 parts = [r for r in group if r["seed"] == seed]
                 if _all_folds(parts):
@@ -425,8 +435,9 @@ def _over_folds(rows, records, protocol):
 def _all_protocols(paper, dataset, records):
     lines = []
     for record in records:
-        recipe = record["recipe_name"] or ""
-        recipe += f", seed {record['seed']}" if recipe else ""
+        recipe = ""
+        if paper in PAPERS:
+            recipe = f"{_recipe_title(paper, dataset, record)}, seed {record['seed']}"
         start = [_name(paper, dataset, record), recipe]
         for score in record["scores"]:
             cells = [_number(score[column]) for column in COLUMNS]
@@ -441,9 +452,10 @@ def _by_recipe(records):
     """Groups records of one row by recipe and views: a group differs by seed alone."""
     groups = {}
     for name, views in itertools.product(RECIPE_NAMES, VIEWS):
-        group = [r for r in records if (r["recipe_name"], r["views"]) == (name, views)]
-        if group:
-            groups[name, views] = group
+        for record in records:
+            if (record["recipe_name"], record["views"]) == (name, views):
+                key = name, views, recipe_text(record)
+                groups.setdefault(key, []).append(record)
     return groups
 
 
@@ -501,13 +513,17 @@ def _comparable(paper, dataset, records):
         else:
             name = label(record)
         if paper:
-            row = _row_of(paper, dataset, record)
-            also = "".join(f", `{d}`" for d in departures(row, record))
-            name = f"{name}, {record['recipe_name']}{also}"
+            name = f"{name}, {_recipe_title(paper, dataset, record)}"
         else:
             name = record["title"]
         found.append((name, record))
     return list(dict(found).items())
+
+
+def _recipe_title(paper, dataset, record):
+    """Returns the recipe's name, and in what the run departs from it."""
+    parts = departures(_row_of(paper, dataset, record), record)
+    return ", ".join([record["recipe_name"], *(f"`{part}`" for part in parts)])
 
 
 def _row_of(paper, dataset, record):
@@ -559,16 +575,17 @@ def _extreme_lines(methods):
     return lines
 
 
-def _histories(records):
+def _histories(paper, dataset, records):
     return {
-        _run_title(r): r["history"]
+        _run_title(paper, dataset, r).replace("`", ""): r["history"]
         for r in records
         if r["views"] == 1 and r.get("history")
     }
 
 
-def _run_title(record):
-    return f"{label(record)}, {record['recipe_name']}, seed {record['seed']}"
+def _run_title(paper, dataset, record):
+    recipe = _recipe_title(paper, dataset, record)
+    return f"{label(record)}, {recipe}, seed {record['seed']}"
 
 
 # ------------------------------------------------------------------ Markdown

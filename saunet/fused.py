@@ -1,42 +1,26 @@
-"""Parts of a training step by TensorFlow's own operations, on CPUs.
+"""Parts of a training step in few passes over a map, with TensorFlow on CPUs.
 
-Means and variances, `x * scale + offset` and their gradient are many passes over a map
-in `keras.ops`, each at the speed of memory. TensorFlow's batch normalisation makes one
-operation of each way, and takes any mean and variance; SiLU's gradient is spared some
-passes. So the layers stay as they are everywhere else (JAX, PyTorch, float16, GPUs,
-where XLA fuses by itself), and nothing but rounding differs.
+A layer of `keras.ops` is many passes over a map there, each at the speed of memory:
+`x * scale + offset` is two, the gradient of SiLU five. XLA makes one loop of a chain of
+such operations, and of sums, where it can add up neighbours in registers. It is used
+for these parts alone: its convolutions are slower than TensorFlow's. So the layers stay
+as they are everywhere else (JAX, PyTorch, float16, GPUs, where XLA compiles all by
+itself), and nothing but rounding differs. Nor is anything compiled at inference, where
+each size of a photograph would be compiled anew.
 """
 
 import functools
-import itertools
 
 import keras
 from keras import ops
 
-# A batch of more images is normalised in one piece: an operation an image would make
-# the graph long.
-MOST_IMAGES = 16
+# So many neighbours are added up in registers before their sum is written.
+RUN = 16
 
 
 def can_fuse(x):
     """Returns whether the functions below take this map `(N, H, W, C)` here."""
     return _on_tensorflow_cpu() and ops.dtype(x) in ("float32", "bfloat16")
-
-
-def can_fuse_moments(x):
-    """As `can_fuse`, for a normalisation that takes its moments too.
-
-    In bfloat16 alone. TensorFlow adds up the pixels one after the other: the variance
-    of eight photographs of 592x592 is 1e-3 too small, of 1,008x1,008 4e-3, no more than
-    bfloat16 rounds by. In float32 it gained nothing in a step of SA-UNet.
-    """
-    return ops.dtype(x) == "bfloat16" and can_fuse(x)
-
-
-def can_fuse_images(x):
-    """As `can_fuse_moments`, for statistics of each image."""
-    few = x.shape[0] is not None and x.shape[0] <= MOST_IMAGES
-    return few and can_fuse_moments(x)
 
 
 @functools.cache
@@ -45,61 +29,100 @@ def _on_tensorflow_cpu():
         return False
     import tensorflow as tf
 
-    # On a GPU the operation hands its gradient other numbers than the variance.
-    return not tf.config.list_physical_devices("GPU")
+    # On a GPU the normalisation hands its gradient other numbers than the variance.
+    if tf.config.list_physical_devices("GPU"):
+        return False
+    try:  # not every build of TensorFlow has XLA
+        with tf.init_scope():
+            tf.function(lambda: tf.zeros(1) + 1, jit_compile=True)()
+    except tf.errors.OpError:
+        return False
+    return True
 
 
-def known_sizes(batches):
-    """Returns batches of one size for `fit`, such that layers know their number.
+def one_loop(function):
+    """Compiles a function of maps by XLA when it is first called."""
 
-    Keras leaves it open for a generator, and `can_fuse_images` wants it.
+    @functools.cache
+    def compiled():
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, reduce_retracing=True)
+
+    @functools.wraps(function)
+    def call(*args):
+        return compiled()(*args)
+
+    return call
+
+
+# ------------------------------------------------------------------ normalisation
+
+
+def means(x, other):
+    """Returns the means over pixels of `x` and of `x * other`.
 
     Args:
-        batches: Generator of `(x, y)`, arrays or tuples of them, all of one size.
+        x: `(N, H, W, C)`.
+        other: The same shape.
 
     Returns:
-        What `keras.Model.fit` takes: a `tf.data.Dataset`, or the generator itself
-        where nothing is fused.
+        Two tensors `(N, C)` float32.
     """
-    if not _on_tensorflow_cpu():
-        return batches
+    pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
+    # Along a row, then down: one sum of a large map would lose two digits.
+    return [
+        ops.sum(ops.sum(runs, axis=2), axis=1) / pixels
+        for runs in _sums_of_runs(x, other)
+    ]
+
+
+@one_loop
+def _sums_of_runs(x, other):
+    """Returns sums over up to `RUN` neighbours of a row, of `x` and `x * other`."""
     import tensorflow as tf
 
-    first = next(batches)
-    return tf.data.Dataset.from_generator(
-        lambda: itertools.chain([first], batches),
-        output_signature=tf.nest.map_structure(
-            lambda array: tf.TensorSpec(array.shape, array.dtype), first
-        ),
-    )
+    n, height, width, channels = tf.unstack(tf.shape(x))
+    # The largest power of two that divides the width, up to RUN.
+    run = tf.minimum(tf.bitwise.bitwise_and(width, -width), RUN)
+    shape = (n, height, width // run, run, channels)
+    x, other = (tf.reshape(tf.cast(v, "float32"), shape) for v in (x, other))
+    return tf.reduce_sum(x, axis=3), tf.reduce_sum(x * other, axis=3)
 
 
-def silu(x):
-    """Returns `x * sigmoid(x)`, with a gradient by hand; any shape."""
-    import tensorflow as tf
+@one_loop
+def multiply_add(x, scale, offset):
+    """Returns `x * scale + offset` in the dtype of `x`.
 
-    @tf.custom_gradient
-    def apply(x):
-        y = tf.nn.silu(x)
+    Args:
+        x: `(N, H, W, C)`.
+        scale: `(N, C)` float32.
+        offset: `(N, C)` float32.
+    """
+    y = ops.cast(x, "float32") * scale[:, None, None] + offset[:, None, None]
+    return ops.cast(y, x.dtype)
 
-        def gradient(dy):
-            # Not before dy is there: else x - y of every layer waits in memory.
-            with tf.control_dependencies([dy]):
-                slope = (x - y) + 1
-            # sigmoid(x) * slope * dy, and SoftplusGrad is sigmoid(x) * (...)
-            if x.dtype == tf.float32:
-                return tf.raw_ops.SoftplusGrad(gradients=dy * slope, features=x)
-            # Its exponential costs six passes in bfloat16, a quotient one.
-            return dy * slope * tf.math.divide_no_nan(y, x)
 
-        return y, gradient
+@one_loop
+def multiply_add_both(x, other, scale, slope, offset):
+    """Returns `x * scale + other * slope + offset` in the dtype of `x`.
 
-    # y / x of 0 would not be sigmoid(0); any other number keeps its value.
-    return apply(x if x.dtype == tf.float32 else x + 1e-20)
+    Args:
+        x: `(N, H, W, C)`.
+        other: The same shape.
+        scale: `(N, C)` float32.
+        slope: `(N, C)` float32.
+        offset: `(N, C)` float32.
+    """
+    scale, slope, offset = (v[:, None, None] for v in (scale, slope, offset))
+    x32, other = (ops.cast(v, "float32") for v in (x, other))
+    return ops.cast(x32 * scale + other * slope + offset, x.dtype)
 
 
 def normalise_batch(x, gamma, beta, mean, variance, epsilon):
     """Normalises by statistics of the batch, of which the gradient knows.
+
+    By TensorFlow's own operation, which takes any mean and variance.
 
     Args:
         x: `(N, H, W, C)`.
@@ -116,152 +139,80 @@ def normalise_batch(x, gamma, beta, mean, variance, epsilon):
 
     @tf.custom_gradient
     def apply(x, gamma, beta):
-        y = _affine(x, gamma, beta, mean, variance, epsilon)
+        y = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=epsilon,
+            is_training=False,
+        ).y
 
         def gradient(dy):
-            return _gradient(dy, x, gamma, mean, variance, epsilon, of_batch=True)
+            found = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=x,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=tf.zeros((0,)),
+                epsilon=epsilon,
+                is_training=True,
+            )
+            return found.x_backprop, found.scale_backprop, found.offset_backprop
 
         return y, gradient
 
     return apply(x, gamma, beta)
 
 
-def train_batch(x, gamma, beta, epsilon):
-    """As `normalise_batch`, and takes the statistics in the same passes.
-
-    Returns:
-        `(N, H, W, C)` of the dtype of `x`; its mean and its variance, `(C,)` float32.
-    """
-    found = _batch_norm(x, gamma, beta, epsilon)
-    return found.y, found.batch_mean, found.reserve_space_2
+# ------------------------------------------------------------------ the rest
 
 
-def normalise_images(x, gamma, beta, epsilon, pool):
-    """Normalises by statistics of each image.
+def silu(x):
+    """Returns `x * sigmoid(x)`; any shape."""
+    import tensorflow as tf
+
+    return tf.custom_gradient(lambda x: (_silu(x), lambda dy: _silu_gradient(x, dy)))(x)
+
+
+@one_loop
+def _silu(x):
+    x32 = ops.cast(x, "float32")
+    return ops.cast(x32 * ops.sigmoid(x32), x.dtype)
+
+
+@one_loop
+def _silu_gradient(x, dy):
+    x32, dy = (ops.cast(v, "float32") for v in (x, dy))
+    s = ops.sigmoid(x32)
+    return ops.cast(dy * s * (1 + x32 * (1 - s)), x.dtype)
+
+
+def drop(x, kept, scale):
+    """Returns `x * scale`, and 0 where nothing is kept.
 
     Args:
-        x: `(N, H, W, C)`, N known.
-        gamma: `(C,)` float32.
-        beta: `(C,)` float32.
-        epsilon: Float added to the variance.
-        pool: What shares statistics: takes the mean over pixels `(N, C)` and returns
-            the mean over what belongs together, `(N, C)`.
-
-    Returns:
-        `(N, H, W, C)` of the dtype of `x`.
+        x: `(N, H, W, C)`.
+        kept: The same shape, uint8: 0 or 1.
+        scale: Number, of the dtype of `x`.
     """
     import tensorflow as tf
 
-    images = x.shape[0]
+    def of(values):
+        return _drop(values, kept, scale)
 
-    @tf.custom_gradient
-    def apply(x, gamma, beta):
-        # Pieces along the first axis share the memory of the whole.
-        pieces = tf.split(x, images)
-        mean, variance = _moments_of(pieces, pool)
-        means, variances = tf.unstack(mean, images), tf.unstack(variance, images)
-        y = [
-            _affine(piece, gamma, beta, one_mean, one_variance, epsilon)
-            for piece, one_mean, one_variance in zip(
-                pieces, means, variances, strict=True
-            )
-        ]
-
-        def gradient(dy):
-            pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
-            parts = [
-                _gradient(dy_piece, piece, gamma, one_mean, one_variance, epsilon)
-                for dy_piece, piece, one_mean, one_variance in zip(
-                    tf.split(dy, images), pieces, means, variances, strict=True
-                )
-            ]
-            # Of gamma and beta, an image each: sums of dy * normalised x, and of dy.
-            dgamma = tf.stack([part[1] for part in parts])
-            dbeta = tf.stack([part[2] for part in parts])
-            # dx = rstd * (gamma * dy - b - g * normalised x), b and g group means
-            rstd = ops.rsqrt(variance + epsilon)
-            b = tf.unstack(-rstd * pool(gamma * dbeta / pixels), images)
-            g = tf.unstack(-rstd * pool(gamma * dgamma / pixels), images)
-            dx = [
-                part[0] + _affine(piece, slope, offset, one_mean, one_variance, epsilon)
-                for part, piece, slope, offset, one_mean, one_variance in zip(
-                    parts, pieces, g, b, means, variances, strict=True
-                )
-            ]
-            total = [ops.sum(sums, axis=0) for sums in (dgamma, dbeta)]
-            return tf.concat(dx, 0), *total
-
-        return tf.concat(y, 0), gradient
-
-    return apply(x, gamma, beta)
+    return tf.custom_gradient(lambda x: (of(x), of))(x)
 
 
-def _moments_of(pieces, pool):
-    """Returns mean and variance `(N, C)` of N pieces, shared as `pool` says."""
+@one_loop
+def _drop(x, kept, scale):
+    return ops.where(kept != 0, x * scale, ops.zeros((), x.dtype))
+
+
+def count_bits(words):
+    """Returns how many bits are set in all of the int32 words together."""
     import tensorflow as tf
 
-    channels = pieces[0].shape[-1]
-    # The normalised map is not wanted, but no operation leaves it out.
-    found = [
-        _batch_norm(piece, tf.ones(channels), tf.zeros(channels), 1e-3)
-        for piece in pieces
-    ]
-    means = tf.stack([one.batch_mean for one in found])
-    variances = tf.stack([one.reserve_space_2 for one in found])
-    mean = pool(means)
-    # Of channels about their own means, then of these about the shared one.
-    return mean, pool(variances + ops.square(means - mean))
-
-
-def _batch_norm(x, gamma, beta, epsilon):
-    """TensorFlow's batch normalisation in training; knows its gradient.
-
-    `batch_mean` and `reserve_space_2` are its mean and variance (`batch_variance`
-    is n / (n - 1) times as large).
-    """
-    import tensorflow as tf
-
-    return tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=gamma,
-        offset=beta,
-        mean=tf.zeros((0,)),
-        variance=tf.zeros((0,)),
-        epsilon=epsilon,
-        is_training=True,
-    )
-
-
-def _affine(x, scale, offset, mean, variance, epsilon):
-    """`(x - mean) / sqrt(variance + epsilon) * scale + offset`, in one pass."""
-    import tensorflow as tf
-
-    return tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=scale,
-        offset=offset,
-        mean=mean,
-        variance=variance,
-        epsilon=epsilon,
-        is_training=False,
-    ).y
-
-
-def _gradient(dy, x, scale, mean, variance, epsilon, *, of_batch=False):
-    """Returns the gradients of x, scale and offset of `_affine`.
-
-    `of_batch`: mean and variance are those of x, and depend on it.
-    """
-    import tensorflow as tf
-
-    found = tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=dy,
-        x=x,
-        scale=scale,
-        reserve_space_1=mean,
-        reserve_space_2=variance,
-        reserve_space_3=tf.zeros((0,)),
-        epsilon=epsilon,
-        is_training=of_batch,
-    )
-    return found.x_backprop, found.scale_backprop, found.offset_backprop
+    return tf.reduce_sum(tf.cast(tf.raw_ops.PopulationCount(x=words), "int32"))

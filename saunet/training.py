@@ -37,7 +37,6 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
-from saunet import fused
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view
@@ -416,8 +415,6 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         model.make_train_function(force=True)
         if losses == 1:
             batches = batches.all()
-            if recipe.augmentation == "random":
-                batches = fused.known_sizes(batches)
         model.fit(
             batches,
             steps_per_epoch=steps,

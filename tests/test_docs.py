@@ -18,7 +18,7 @@ from saunet.profiling import count_parameters
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-PRIVATE = {"__init__", "__main__", "cli", "completion", "fused", "page", "precision"}
+PRIVATE = {"__init__", "__main__", "cli", "completion", "fused", "page", "machine"}
 PRIVATE |= {"quiet"}
 ROOMS = sorted(
     {p.stem for p in (ROOT / "saunet").glob("*.py")}

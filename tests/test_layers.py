@@ -501,7 +501,7 @@ def test_group_normalization_equals_keras(
     groups, channels, mean, std, fuse, monkeypatch
 ):
     """Values, and gradients for x, gamma and beta: ours are written by hand."""
-    monkeypatch.setattr(fused, "can_fuse_images", lambda x: fuse)
+    monkeypatch.setattr(fused, "can_fuse", lambda x: fuse)
     ours, keras_own = group_norms(groups, 1e-3, channels)
     rng = generator(groups, channels, mean)
     x = (mean + std * rng.standard_normal((3, 10, 7, channels))).astype("float32")
@@ -640,7 +640,6 @@ def test_fused_and_not_are_one_function_in_a_compiled_step(layer, dtype, monkeyp
     results = []
     for fuse in (True, False):
         monkeypatch.setattr(fused, "can_fuse", lambda x, fuse=fuse: fuse)
-        monkeypatch.setattr(fused, "can_fuse_images", lambda x, fuse=fuse: fuse)
 
         @tf.function(input_signature=[tf.TensorSpec((3, None, None, 8), kind)] * 2)
         def step(x, upstream):
@@ -662,21 +661,46 @@ def test_fused_and_not_are_one_function_in_a_compiled_step(layer, dtype, monkeyp
 
 
 @on_tensorflow
+@pytest.mark.parametrize("channels", [5, 16, 48])
+@pytest.mark.parametrize(("dtype", "digits"), [("float32", 1e-6), ("bfloat16", 0.01)])
+def test_drop_block_fused_or_not_drops_the_same(channels, dtype, digits, monkeypatch):
+    import tensorflow as tf
+
+    x = generator("drop", channels).standard_normal((2, 17, 23, channels))
+    x = tf.cast(x, dtype)
+    results = []
+    for fuse in (True, False):
+        monkeypatch.setattr(fused, "can_fuse", lambda x, fuse=fuse: fuse)
+        layer = DropBlock2D(0.3, seed=1, dtype=dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        found = (y, tape.gradient(y, x, x))
+        results.append([np.asarray(tf.cast(v, "float32")) for v in found])
+    assert 0.1 < (results[0][0] == 0).mean() < 0.5
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_array_equal(got == 0, want == 0)
+        np.testing.assert_allclose(got, want, rtol=digits)
+
+
+@on_tensorflow
+@pytest.mark.parametrize(("height", "width"), [(9, 7), (74, 74), (592, 592)])
+def test_means_keep_the_digits_of_large_maps(height, width):
+    x = 30 + generator("means").standard_normal((2, height, width, 3), "float32")
+    other = 1 + x[:, ::-1]
+    wide, other_wide = (v.astype("float64") for v in (x, other))
+    want = wide.mean((1, 2)), (wide * other_wide).mean((1, 2))
+    x, other = map(ops.convert_to_tensor, (x, other))
+    for got, mean in zip(fused.means(x, other), want, strict=True):
+        np.testing.assert_allclose(got, mean, rtol=1e-6)
+
+
+@on_tensorflow
 def test_on_cpus_a_step_is_fused():
-    """float16 and odd batches are not; what needs moments is in bfloat16 alone."""
-
-    def map_of(dtype, images=2):
-        return keras.KerasTensor((images, 4, 4, 8), dtype)
-
-    assert fused.can_fuse(map_of("float32"))
-    assert fused.can_fuse(map_of("bfloat16", None))
-    assert not fused.can_fuse(map_of("float16"))
-    assert fused.can_fuse_moments(map_of("bfloat16", None))
-    assert not fused.can_fuse_moments(map_of("float32"))
-    assert fused.can_fuse_images(map_of("bfloat16"))
-    assert not fused.can_fuse_images(map_of("float32"))
-    assert not fused.can_fuse_images(map_of("bfloat16", None))
-    assert not fused.can_fuse_images(map_of("bfloat16", 17))
+    """float16 is not."""
+    for dtype in ("float32", "bfloat16", "float16"):
+        x = keras.KerasTensor((None, None, None, 8), dtype)
+        assert fused.can_fuse(x) == (dtype != "float16")
 
 
 @on_tensorflow

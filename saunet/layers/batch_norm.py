@@ -21,8 +21,6 @@ class BatchNormalization(layers.BatchNormalization):
 
     The variance is `E[x**2] - E[x]**2` in float32. Its rounding error, about
     `1e-7 * E[x]**2`, is far below `epsilon` for the activations of a network.
-    Training in bfloat16 on a CPU takes TensorFlow's moments, good to bfloat16's own
-    rounding: `saunet.fused.can_fuse_moments`.
 
     Args:
         momentum: Float in [0, 1), share of the old moving statistics that a step
@@ -49,11 +47,9 @@ class BatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable:
             return super().call(inputs, training=False)
         gamma, beta = (ops.cast(v, "float32") for v in (self.gamma, self.beta))
-        if fused.can_fuse_moments(inputs):
-            y, mean, variance = fused.train_batch(inputs, gamma, beta, self.epsilon)
-        else:
-            mean, variance = moments(inputs, _mean_of_images)
-            y = self._normalise(inputs, gamma, beta, mean, variance)
+        fuse = fused.can_fuse(inputs)
+        mean, variance = moments(inputs, _mean_of_images, fuse)
+        y = self._normalise(inputs, gamma, beta, mean, variance, fuse)
         for moving, now in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
@@ -62,8 +58,8 @@ class BatchNormalization(layers.BatchNormalization):
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
         return y
 
-    def _normalise(self, inputs, gamma, beta, mean, variance):
-        if fused.can_fuse(inputs):
+    def _normalise(self, inputs, gamma, beta, mean, variance, fuse):
+        if fuse:
             mean, variance = (ops.reshape(v, (-1,)) for v in (mean, variance))
             return fused.normalise_batch(
                 inputs, gamma, beta, mean, variance, self.epsilon

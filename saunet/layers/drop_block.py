@@ -5,6 +5,8 @@ import math
 import keras
 from keras import layers, ops
 
+from saunet import fused
+
 
 @keras.saving.register_keras_serializable("saunet")
 class DropBlock2D(layers.Layer):
@@ -78,8 +80,21 @@ class DropBlock2D(layers.Layer):
         bits = bits_per_word(channels)
         words = channels // bits
         seeds = self._draw_seeds(n, height, width, words, bits)
-        blocks = grow_blocks(seeds, self.block_size)
-        return inputs * self._scaled_mask(blocks, bits, inputs)
+        size = ops.size(inputs)
+        if fused.can_fuse(inputs):
+            blocks, kept = _masks_in_one_loop(seeds, self.block_size, bits)
+            number = size - fused.count_bits(blocks)
+        else:
+            _, kept = masks(seeds, self.block_size, bits)
+            # The sum of four bytes of 0 or 1 is the highest byte of one product.
+            number = ops.sum(ops.right_shift(kept * 0x01010101, 24))
+        kept = ops.reshape(ops.view(kept, "uint8")[..., :bits], ops.shape(inputs))
+        scale = ops.cast(size, "float32")
+        scale = scale / ops.cast(ops.maximum(number, 1), "float32")
+        scale = ops.cast(scale, inputs.dtype)
+        if fused.can_fuse(inputs):
+            return fused.drop(inputs, kept, scale)
+        return inputs * (ops.cast(kept, inputs.dtype) * scale)
 
     def _check_fits(self, sides):
         if any(side is not None and side < self.block_size for side in sides):
@@ -125,18 +140,6 @@ class DropBlock2D(layers.Layer):
         )
         return ops.reshape(seeds, (n, rows, columns, words))
 
-    def _scaled_mask(self, blocks, bits, inputs):
-        """Unpacks `(N, H, W, words)` bits to `(N, H, W, C)` of 0 or `size / kept`."""
-        every = sum(1 << bit_of(channel) for channel in range(bits))
-        kept = unpack(ops.bitwise_xor(blocks, every), bits)
-        # The sum of four bytes of 0 or 1 is the highest byte of one product.
-        number = ops.sum(ops.right_shift(kept * 0x01010101, 24))
-        size = ops.cast(ops.size(inputs), "float32")
-        scale = size / ops.cast(ops.maximum(number, 1), "float32")
-        kept = ops.view(kept, "uint8")[..., :bits]
-        mask = ops.cast(ops.reshape(kept, ops.shape(inputs)), inputs.dtype)
-        return mask * ops.cast(scale, inputs.dtype)
-
     def compute_output_shape(self, input_shape):
         return input_shape
 
@@ -157,6 +160,26 @@ def bits_per_word(channels):
 def bit_of(channel):
     """Returns the place in a word of its channels 0 to 15: four to a byte."""
     return channel // 4 * 8 + channel % 4
+
+
+def masks(seeds, block_size, bits):
+    """Returns what is dropped and what is kept.
+
+    Args:
+        seeds: `(N, H-b+1, W-b+1, words)` int32, a bit for each block's top left.
+        block_size: Side b of a block.
+        bits: Integer up to 16, channels a word.
+
+    Returns:
+        `(N, H, W, words)` int32, a bit for each dropped pixel, and
+        `(N, H, W, words, ceil(bits / 4))` int32, a byte of 1 for each kept one.
+    """
+    blocks = grow_blocks(seeds, block_size)
+    every = sum(1 << bit_of(channel) for channel in range(bits))
+    return blocks, unpack(ops.bitwise_xor(blocks, every), bits)
+
+
+_masks_in_one_loop = fused.one_loop(masks)
 
 
 def unpack(words, bits):

@@ -20,8 +20,6 @@ class GroupNormalization(layers.Layer):
 
     The variance is `E[x**2] - E[x]**2` in float32. Its rounding error, about
     `1e-7 * E[x]**2`, is far below `epsilon` for the activations of a network.
-    Training in bfloat16 on a CPU takes TensorFlow's moments, good to bfloat16's own
-    rounding: `saunet.fused.can_fuse_moments`.
 
     Args:
         groups: Integer, number of groups; must divide the number of channels.
@@ -59,15 +57,8 @@ class GroupNormalization(layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        if training and fused.can_fuse_images(inputs):
-            return fused.normalise_images(
-                inputs,
-                ops.cast(self.gamma, "float32"),
-                ops.cast(self.beta, "float32"),
-                self.epsilon,
-                self._mean_of_groups,
-            )
-        mean, variance = moments(inputs, self._mean_of_groups)
+        fuse = training and fused.can_fuse(inputs)
+        mean, variance = moments(inputs, self._mean_of_groups, fuse)
         return normalise(
             inputs,
             # Read here: the hand-written gradient may not see a variable inside.
@@ -76,6 +67,7 @@ class GroupNormalization(layers.Layer):
             mean,
             ops.rsqrt(variance + self.epsilon),
             self._mean_of_groups,
+            fuse,
         )
 
     def _mean_of_groups(self, per_channel):
@@ -97,24 +89,24 @@ class GroupNormalization(layers.Layer):
         }
 
 
-def moments(x, pool):
+def moments(x, pool, fuse=False):
     """Returns mean and variance in float32, without a gradient.
 
     Args:
         x: `(N, H, W, C)`.
         pool: What shares statistics: takes the mean over pixels `(N, C)` and returns
             the mean over what belongs together, `(N, C)` or `(1, C)`.
+        fuse: Bool; by `saunet.fused`.
 
     Returns:
         Two tensors of the shape that `pool` returns.
     """
-    x = _wide(ops.stop_gradient(x))
-    mean = pool(_mean_of_pixels(x))
-    second = pool(_mean_of_pixels(ops.square(x)))
-    return mean, ops.maximum(second - ops.square(mean), 0.0)
+    x = ops.stop_gradient(x)
+    first, second = map(pool, (fused.means if fuse else _means)(x, x))
+    return first, ops.maximum(second - ops.square(first), 0.0)
 
 
-def normalise(x, gamma, beta, mean, rstd, pool):
+def normalise(x, gamma, beta, mean, rstd, pool, fuse=False):
     """Returns `(x - mean) * rstd * gamma + beta`, with a gradient by hand.
 
     Args:
@@ -125,37 +117,32 @@ def normalise(x, gamma, beta, mean, rstd, pool):
             part of this function's.
         rstd: One over the standard deviation, of the same shape.
         pool: As in `moments`.
+        fuse: Bool; by `saunet.fused`.
 
     Returns:
         `(N, H, W, C)` of the dtype of `x`.
     """
-    dtype = x.dtype
-
-    def on_pixels(per_channel):
-        return ops.cast(per_channel, dtype)[:, None, None, :]
+    means = fused.means if fuse else _means
+    multiply_add = fused.multiply_add if fuse else _multiply_add
+    multiply_add_both = fused.multiply_add_both if fuse else _multiply_add_both
 
     @ops.custom_gradient
     def apply(x, gamma, beta, mean, rstd):
         gamma32 = _wide(gamma)
         scale = gamma32 * rstd
-        y = x * on_pixels(scale) + on_pixels(_wide(beta) - mean * scale)
+        y = multiply_add(x, scale, _wide(beta) - mean * scale)
 
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
             pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
-            dy_mean = _mean_of_pixels(_wide(dy))
             # mean of dy * normalised x, from two sums instead of a third map
-            product = _mean_of_pixels(_wide(dy) * _wide(x))
+            dy_mean, product = means(dy, x)
             dy_xhat = (product - dy_mean * mean) * rstd
             b = pool(gamma32 * dy_mean)
             g = pool(gamma32 * dy_xhat)
             # dx = rstd * (gamma * dy - b - xhat * g), as one multiply-add of maps
             slope = -rstd * rstd * g
-            dx = (
-                dy * on_pixels(scale)
-                + x * on_pixels(slope)
-                + on_pixels(-rstd * b - mean * slope)
-            )
+            dx = multiply_add_both(dy, x, scale, slope, -rstd * b - mean * slope)
             dgamma = ops.sum(dy_xhat, axis=0, keepdims=True) * pixels
             dbeta = ops.sum(dy_mean, axis=0, keepdims=True) * pixels
             return (
@@ -171,10 +158,31 @@ def normalise(x, gamma, beta, mean, rstd, pool):
     return apply(x, gamma, beta, mean, rstd)
 
 
+# What `saunet.fused` has in one pass each.
+
+
+def _means(x, other):
+    x = _wide(x)
+    return _mean_of_pixels(x), _mean_of_pixels(x * _wide(other))
+
+
 def _mean_of_pixels(values):
     # Columns, then rows: in one go TensorFlow adds one number after the other,
     # which costs 1.5 times the time and, over 592x592 pixels, two digits.
     return ops.mean(ops.mean(values, axis=2), axis=1)
+
+
+def _multiply_add(x, scale, offset):
+    return x * _on_pixels(scale, x) + _on_pixels(offset, x)
+
+
+def _multiply_add_both(x, other, scale, slope, offset):
+    both = x * _on_pixels(scale, x) + other * _on_pixels(slope, x)
+    return both + _on_pixels(offset, x)
+
+
+def _on_pixels(per_channel, x):
+    return ops.cast(per_channel, x.dtype)[:, None, None, :]
 
 
 def _wide(values):

@@ -117,25 +117,6 @@ def assert_same_run(ours, theirs):
         assert {**x, "seconds": 0} == {**y, "seconds": 0}
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras on JAX does")
-def test_layers_know_how_many_images_a_step_has(tmp_path, monkeypatch):
-    """Without it SA-UNetv2's bfloat16 normalisation is never the fast one."""
-    seen = []
-
-    class Spy(layers.Layer):
-        def call(self, x, training=False):
-            seen.extend([x.shape[0]] if training else [])
-            return x
-
-    def spied(name, **kwargs):
-        model = toy_network(name)
-        return keras.Model(model.inputs, Spy()(model.outputs[0]))
-
-    monkeypatch.setattr(training, "build_model", spied)
-    run(replace(RECIPE, batch_size=8), tmp_path / "run")
-    assert set(seen) == {8, 2}
-
-
 def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
     """Not even inside of a repository, which is someone else's."""
     assert training.environment()["commit"] or not (ROOT / ".git").exists()

@@ -704,6 +704,25 @@ def test_on_cpus_a_step_is_fused():
 
 
 @on_tensorflow
+def test_without_xla_nothing_is_fused(monkeypatch):
+    """Builds of TensorFlow that lack it say so when a function is first called."""
+    import tensorflow as tf
+
+    def function(call, jit_compile):
+        def fail():
+            raise tf.errors.UnimplementedError(None, None, "no XLA here")
+
+        return fail
+
+    monkeypatch.setattr(tf, "function", function)
+    fused._on_tensorflow_cpu.cache_clear()
+    try:
+        assert not fused.can_fuse(keras.KerasTensor((2, 4, 4, 8), "float32"))
+    finally:
+        fused._on_tensorflow_cpu.cache_clear()
+
+
+@on_tensorflow
 @pytest.mark.parametrize(
     ("dtype", "digits"), [("float32", 1e-4), ("mixed_bfloat16", 0.02)]
 )

@@ -80,19 +80,21 @@ class DropBlock2D(layers.Layer):
         bits = bits_per_word(channels)
         words = channels // bits
         seeds = self._draw_seeds(n, height, width, words, bits)
+        fuse = fused.can_fuse(inputs)
         size = ops.size(inputs)
-        if fused.can_fuse(inputs):
-            blocks, kept = _masks_in_one_loop(seeds, self.block_size, bits)
-            number = size - fused.count_bits(blocks)
+        if fuse:
+            dropped, kept = _masks_in_one_loop(seeds, self.block_size, bits)
+            number = size - fused.count_bits(dropped)
         else:
             _, kept = masks(seeds, self.block_size, bits)
             # The sum of four bytes of 0 or 1 is the highest byte of one product.
             number = ops.sum(ops.right_shift(kept * 0x01010101, 24))
         kept = ops.reshape(ops.view(kept, "uint8")[..., :bits], ops.shape(inputs))
         scale = ops.cast(size, "float32")
-        scale = scale / ops.cast(ops.maximum(number, 1), "float32")
-        scale = ops.cast(scale, inputs.dtype)
-        if fused.can_fuse(inputs):
+        scale = ops.cast(
+            scale / ops.cast(ops.maximum(number, 1), "float32"), inputs.dtype
+        )
+        if fuse:
             return fused.drop(inputs, kept, scale)
         return inputs * (ops.cast(kept, inputs.dtype) * scale)
 

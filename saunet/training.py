@@ -702,7 +702,8 @@ def environment(devices=1):
 def _device(devices):
     kind = keras.distribution.list_devices()[0].partition(":")[0].upper()
     if kind == "CPU":
-        return f"{count_cores()} CPU cores, {platform.machine()}"
+        cores = count_cores()
+        return f"{cores} CPU core{'s' * (cores > 1)}, {platform.machine()}"
     return f"{devices} {_gpu_name() or kind}"
 
 

@@ -33,7 +33,7 @@ the same weights.
   when the networks were measured).
 - *Largest difference*: of any pixel's probability from the network's first row.
 - F1 and AUC: on DRIVE's 20 test images, whole frame, pooled, threshold 0.5, by the
-  weights that were shipped then (rows `budget` of [results](results.md)).
+  shipped weights (rows `best` of [results](results.md)).
 
 `python benchmarks/inference.py --data-dir DRIVE`
 
@@ -45,17 +45,20 @@ What the numbers say:
   else Keras.
   {default}
 - The stock build allocates much, so its time depends on how fast the system hands out
-  memory: SA-UNetv2 took 338, 220 and 249 ms in three runs (OpenVINO 96, 75 and 78).
-  The table is of the last one.
-- Of SA-UNetv2 the stock build is the one that is off by 0.0015: its means over a map
-  lose digits in float32, ours do not (6e-6 from float64 on DRIVE photographs).
+  memory: SA-UNetv2 took 338, 220, 249 and 206 ms in four runs (OpenVINO 96, 75, 78 and
+  70). The table is of the last one.
+- A `predict` that comes right after another one is slowed by it, and in this table ours
+  comes after the stock build's. The other way round, in one process, ours took 118 ms and
+  stock's 167 (SA-UNet), 142 and 205 (SA-UNetv2).
+- Of SA-UNetv2 the stock build is the one that is off by 0.004: its means over a map lose
+  digits in float32, ours do not (4e-6 from the same network with activations in float64).
 - In float32 an engine can hardly be faster than the arithmetic, "of limit" 1.00, a
   figure that is as exact as the matrix product's own time.
 - bfloat16 and 8-bit integers change a few pixels near the threshold; the F1 column says
   by how much. How fast they are depends on the processor: this one has bfloat16 and
-  8-bit instructions, but not Intel's AMX, which multiplies four times faster still. The
-  rows int8 had weights of eight bits; exported files have seven since, because without
-  such instructions eight overflow.
+  8-bit instructions, but not Intel's AMX, which multiplies four times faster still. Of
+  the 8-bit integers the weights take seven, because without such instructions eight
+  overflow.
 - The first call compiles: about a quarter of a second on OpenVINO, some seconds on
   Keras. On OpenVINO the first size, and each other size that comes twice, gets a
   graph of its own; a size that comes once runs in a graph for all sizes. Keras compiles

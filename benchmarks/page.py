@@ -48,10 +48,11 @@ What the numbers say:
   memory: SA-UNetv2 took 338, 220, 249 and 206 ms in four runs (OpenVINO 96, 75, 78 and
   70). The table is of the last one.
 - A `predict` that comes right after another one is slowed by it, and in this table ours
-  comes after the stock build's. The other way round, in one process, ours took 118 ms and
-  stock's 167 (SA-UNet), 142 and 205 (SA-UNetv2).
-- Of SA-UNetv2 the stock build is the one that is off by 0.004: its means over a map lose
-  digits in float32, ours do not (4e-6 from the same network with activations in float64).
+  comes after the stock build's. The other way round, in one process, ours took 118 ms
+  and stock's 167 (SA-UNet), 142 and 205 (SA-UNetv2).
+- Of SA-UNetv2 the stock build is the one that is off by 0.004: its means over a map
+  lose digits in float32, ours do not (4e-6 from the same network with activations in
+  float64).
 - In float32 an engine can hardly be faster than the arithmetic, "of limit" 1.00, a
   figure that is as exact as the matrix product's own time.
 - bfloat16 and 8-bit integers change a few pixels near the threshold; the F1 column says

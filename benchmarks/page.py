@@ -45,11 +45,12 @@ What the numbers say:
   else Keras.
   {default}
 - The stock build allocates much, so its time depends on how fast the system hands out
-  memory: SA-UNetv2 took 338, 220, 249 and 206 ms in four runs (OpenVINO 96, 75, 78 and
-  70). The table is of the last one.
-- A `predict` that comes right after another one is slowed by it, and in this table ours
-  comes after the stock build's. The other way round, in one process, ours took 118 ms
-  and stock's 167 (SA-UNet), 142 and 205 (SA-UNetv2).
+  memory: SA-UNetv2 took 338, 220, 249, 206 and 331 ms in five runs (OpenVINO 96, 75,
+  78, 70 and 74), SA-UNet 125 and 172 in the last two (OpenVINO 59 and 65). The table is
+  of the last one. Alone in a process, twice: 272 and 327 ms, 167 and 116.
+- Of SA-UNetv2's time on OpenVINO three quarters are convolutions, 55 ms in float32 and
+  28 in bfloat16; the rest is normalisation, SiLU and attention, which run at the speed
+  of memory. SiLU written with an exponential or a tangent is no faster.
 - Of SA-UNetv2 the stock build is the one that is off by 0.004: its means over a map
   lose digits in float32, ours do not (4e-6 from the same network with activations in
   float64).
@@ -68,8 +69,7 @@ What the numbers say:
 ## Larger images, more images
 
 `python benchmarks/scaling.py`: random images, each point in a process of its own.
-Memory is what the process's peak rose by. Measured earlier, on slower cores: compare
-rows of one table only.
+Memory is what the process's peak rose by.
 
 ![Time and memory against the image's side and against the batch](scaling.png)
 

@@ -48,9 +48,10 @@ What the numbers say:
   memory: SA-UNetv2 took 338, 220, 249, 206 and 331 ms in five runs (OpenVINO 96, 75,
   78, 70 and 74), SA-UNet 125 and 172 in the last two (OpenVINO 59 and 65). The table is
   of the last one. Alone in a process, twice: 272 and 327 ms, 167 and 116.
-- Of SA-UNetv2's time on OpenVINO three quarters are convolutions, 55 ms in float32 and
-  28 in bfloat16; the rest is normalisation, SiLU and attention, which run at the speed
-  of memory. SiLU written with an exponential or a tangent is no faster.
+- Of SA-UNetv2's time on OpenVINO convolutions are three quarters in float32 (55 ms)
+  and three fifths in bfloat16 (28 ms); the rest is normalisation, SiLU and attention,
+  which run at the speed of memory. SiLU written with an exponential or a tangent is no
+  faster.
 - Of SA-UNetv2 the stock build is the one that is off by 0.004: its means over a map
   lose digits in float32, ours do not (4e-6 from the same network with activations in
   float64).

@@ -40,7 +40,7 @@ import numpy as np
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view
-from saunet.data.images import write_bytes
+from saunet.data.images import writable_folder, write_bytes
 from saunet.data.padding import pad, padded_size
 from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
 from saunet.data.runs import read_run
@@ -206,6 +206,17 @@ class Recipe:
                 f"recipe field placement={self.placement!r}: random views are "
                 "centered: set it so, or another augmentation"
             )
+        if self.optimizer == "adam" and self.weight_decay:
+            raise InputError(
+                f"recipe field weight_decay={self.weight_decay!r} is of adamw, and "
+                "optimizer is 'adam': set it to 0, or optimizer to adamw"
+            )
+        if self.schedule != "steps" and len(self.learning_rates) > 1:
+            raise InputError(
+                f"recipe field learning_rates={self.learning_rates!r}: "
+                f"schedule={self.schedule} heeds the first pair alone: give one pair"
+            )
+        _check_validation(self.validation)
         needs_validation = self.schedule == "plateau" or self.early_stopping
         if needs_validation and not self.validation:
             raise InputError(
@@ -225,6 +236,19 @@ def _are_numbers(values, count):
 
 def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_validation(value):
+    """Raises InputError for what is neither a number of images nor names."""
+    if isinstance(value, tuple | list):
+        sound = all(isinstance(name, str) for name in value)
+    else:
+        sound = type(value) is int and value >= 0
+    if not sound:
+        raise InputError(
+            f"validation={value!r}: expected a number of images of at least 0, or "
+            'a tuple of names in quotes, such as ("21", "22")'
+        )
 
 
 # 1.7 hours on 2 shared CPU cores: the rows `budget` of SA-UNetv2 in docs/results.md.
@@ -347,10 +371,11 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
         The `keras.Model` with the weights of `last.weights.h5`.
 
     Raises:
-        InputError: Samples without labels, a folder in use, also by a run that goes
-            on, another recipe, or a batch or `clip_norm` that the devices cannot
+        InputError: Samples without labels or of other kinds than `Sample` says, a
+            folder in use, also by a run that goes on, or that cannot be written to,
+            another recipe, or a batch or `clip_norm` that the devices cannot
             share.
-        RunError: The loss is no longer a number.
+        RunError: The loss is no longer a number, or the disk is full.
     """
     with data_parallel(devices, recipe.batch_size) as shares, ExitStack() as held:
         return _train(recipe, samples, Path(out_dir), resume, progress, shares, held)
@@ -371,6 +396,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         "recipe": _as_json(recipe),
         "images": [s.name for s in training],
         "validation": [s.name for s in held_out],
+        **({"devices": devices} if devices > 1 else {}),
     }
     # A recipe that cannot be built must not leave a folder behind.
     start = find_weights(recipe.start_from)[0] if recipe.start_from else None
@@ -400,7 +426,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     model.compile(optimizer, _loss_of_each(model, loss, losses))
     optimizer.build(model.trainable_variables)
 
-    run = _RunFolder(out_dir, description, recipe, _validation_arrays(held_out, recipe))
+    run = _RunFolder(out_dir, recipe, _validation_arrays(held_out, recipe))
     if resume:
         run.restore(model)
     if run.finished:
@@ -457,17 +483,17 @@ def split(samples, validation, seed):
         raise InputError(
             f"training needs labels; without: {', '.join(unlabelled) or 'no image'}"
         )
+    for sample in samples:
+        _check_arrays(sample)
+    if not any(s.vessels.any() for s in samples):
+        raise InputError(
+            f"no label of {len(samples)} has a vessel: expected white vessels on black"
+        )
     names = [s.name for s in samples]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"two training images are named '{twice[0]}': rename one")
-    if isinstance(validation, str | bool) or (
-        isinstance(validation, int) and validation < 0
-    ):
-        raise InputError(
-            f"validation={validation!r}: expected a number of images of at least 0, or "
-            'a tuple of names such as ("21", "22")'
-        )
+    _check_validation(validation)
     if isinstance(validation, int):
         drawn = np.random.default_rng([seed, 2]).permutation(sorted(names))
         validation = drawn[:validation].tolist()
@@ -480,10 +506,31 @@ def split(samples, validation, seed):
     if len(validation) >= len(samples):
         raise InputError(
             f"validation holds out {len(validation)} of {len(samples)} images: "
-            "none is left to train on"
+            "none is left to train on; give more images, or set validation to fewer"
         )
     held_out = [s for s in samples if s.name in validation]
     return [s for s in samples if s.name not in validation], held_out
+
+
+def _check_arrays(sample):
+    """Refuses what would train on other labels than meant, and say nothing."""
+    image, vessels = sample.image, sample.vessels
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(
+            f"image of sample '{sample.name}': {image.dtype} {image.shape}, expected "
+            "uint8 (H, W, 3), RGB from 0 to 255: convert it"
+        )
+    if vessels.shape != image.shape[:2]:
+        raise InputError(
+            f"vessels of sample '{sample.name}': {vessels.shape}, but its image is "
+            f"{image.shape[:2]}: both must be of one size"
+        )
+    if vessels.dtype != np.uint8 or vessels.max() > 1:
+        raise InputError(
+            f"vessels of sample '{sample.name}': {vessels.dtype} up to "
+            f"{vessels.max()}, expected uint8 of 0 and 1: write "
+            '(vessels > 127).astype("uint8")'
+        )
 
 
 def make_optimizer(recipe, steps_per_epoch):
@@ -553,10 +600,9 @@ def epochs_since_best(history):
 class _RunFolder(keras.callbacks.Callback):
     """Validates, logs and saves at the end of each epoch."""
 
-    def __init__(self, folder, description, recipe, validation):
+    def __init__(self, folder, recipe, validation):
         super().__init__()
         self.folder = folder
-        self.description = description
         self.recipe = recipe
         self.validation = validation
         self.history = []
@@ -629,6 +675,21 @@ class _RunFolder(keras.callbacks.Callback):
         row["learning_rate"] = float(np.array(self.model.optimizer.learning_rate))
         row["seconds"] = round(self.seconds + time.monotonic() - self.started, 1)
         self.history.append(row)
+        try:
+            self._save(raw)
+        except (InputError, OSError) as error:  # such as a full disk
+            reason = str(error).partition(": give")[0]
+            raise RunError(
+                f"epoch {len(self.history)} cannot be saved ({reason}); the "
+                f"{len(self.history) - 1} before are kept in {self.folder}: make "
+                "room there and go on with --resume"
+            ) from error
+        if self.finished:
+            self.model.stop_training = True
+            self.write_hours()
+
+    def _save(self, raw):
+        """Writes all files of an epoch, and puts the `raw` weights back in between."""
         save_weights(self.model, self.folder / "last.weights.h5")
         if self.validation and epochs_since_best(self.history) == 0:
             save_weights(self.model, self.folder / "best.weights.h5")
@@ -636,9 +697,6 @@ class _RunFolder(keras.callbacks.Callback):
             variable.assign(value)
         self._save_log()
         self._save_state()
-        if self.finished:
-            self.model.stop_training = True
-            self.write_hours()
 
     def write_hours(self):
         """Completes `run.json` with how long the run took, once."""
@@ -671,11 +729,14 @@ class _RunFolder(keras.callbacks.Callback):
             f"v{i}": np.array(v) for i, v in enumerate(_all_variables(self.model))
         }
         part = self.folder / "state.npz.part"
-        with part.open("wb") as file:
-            np.savez(file, history=json.dumps(self.history), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / "state.npz")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, history=json.dumps(self.history), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.folder / "state.npz")
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def environment(devices=1):
@@ -866,17 +927,25 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
         for name in ("images", "validation"):
             was, now = stored.get(name, []), description[name]
             if was != now:
+                differ = sorted(set(was) ^ set(now)) or ["their order"]
                 raise InputError(
-                    f"{folder} was started with other {name} "
-                    f"({len(was)}, now {len(now)}): resume "
+                    f"{folder} was started with other {name} ({len(was)}, now "
+                    f"{len(now)}; {differ[0]} differs): resume "
                     "with the same data, or choose another folder"
                 )
+        was, now = stored.get("devices", 1), description.get("devices", 1)
+        if was != now:
+            raise InputError(
+                f"{folder} was started on {was} device(s), whose batches are not those "
+                f"of {now}: resume on as many, or choose another folder"
+            )
         if stored.get("start_sha256") != description.get("start_sha256"):
             raise InputError(
                 f"{folder} was started from other weights than those that now lie in "
                 f"{description['recipe']['start_from']}: bring them back, or choose "
                 "another folder"
             )
+        writable_folder(folder)
         held.enter_context(lock.lock_folder(folder))
         return
     if resume:
@@ -885,7 +954,7 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
     left = {p for p in folder.glob("*") if p.suffix != ".part"}
     if left - {folder / lock.NAME}:
         raise InputError(f"{folder} is not empty: choose a new folder for the run")
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder)
     held.enter_context(lock.lock_folder(folder))
     # By which photographs of other cameras are scaled.
     diameters = [field_of_view(sample.image)[1] for sample in training]

@@ -33,6 +33,7 @@ from saunet.weights import seen_images, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
+BLANK = np.zeros((32, 32), np.uint8)
 SAMPLES = [fundus_like(32, 32, seed=i, name=n) for i, n in enumerate("abc")]
 RECIPE = Recipe(
     model="sa_unet_v2",
@@ -51,7 +52,13 @@ RECIPE = Recipe(
     validation=1,
 )
 PLAIN = replace(
-    RECIPE, whole_epochs=0, optimizer="adam", schedule="steps", ema=None, validation=0
+    RECIPE,
+    whole_epochs=0,
+    optimizer="adam",
+    weight_decay=0.0,
+    schedule="steps",
+    ema=None,
+    validation=0,
 )
 
 
@@ -153,10 +160,13 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("early_stopping", -1),
         ("loss_kwargs", {"mcc_weight": "a"}),
         ("upright", True),
+        ("learning_rates", ((2, 1e-2), (1, 1e-3))),  # of one_cycle
+        ("optimizer", "adam"),  # with a weight decay
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(field, value):
-    with pytest.raises(InputError, match=f"recipe field {field}=") as caught:
+    named = "weight_decay" if field == "optimizer" else field
+    with pytest.raises(InputError, match=f"recipe field {named}=") as caught:
         recipe_with(RECIPE, **{field: value})
     assert "\n" not in str(caught.value)
 
@@ -520,9 +530,11 @@ def test_a_full_disk_keeps_what_was_saved(part, tmp_path, monkeypatch, whole_run
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full)
-        with pytest.raises(OSError, match="No space left"):
+        message = "epoch 2 cannot be saved .*No space left.*the 1 before .*--resume"
+        with pytest.raises(RunError, match=message):
             run(RECIPE, tmp_path / "run")
     assert len(kept) == 1
+    assert not list((tmp_path / "run").glob("*.part"))  # on the full disk
     now = files_of(tmp_path / "run")
     assert now["state.npz"] == kept[0]["state.npz"]
     for name in ("last", "best"):
@@ -825,6 +837,14 @@ def test_images_held_out_by_name():
         (SAMPLES, ("a", "b", "c"), "none is left"),
         (SAMPLES, -1, "validation"),
         (SAMPLES, "a", "expected a number"),
+        (SAMPLES, (1, 2), "names in quotes"),
+        (SAMPLES, None, "expected a number"),
+        (SAMPLES, 1.5, "expected a number"),
+        ([replace(SAMPLES[0], vessels=BLANK)], 0, "no label of 1 has a vessel"),
+        ([replace(SAMPLES[0], vessels=BLANK + 255)], 0, "'a': uint8 up to 255"),
+        ([replace(SAMPLES[0], vessels=BLANK > 0)], 0, "'a': bool up to False"),
+        ([replace(SAMPLES[0], vessels=BLANK[:8])], 0, r"\(8, 32\), but its image is"),
+        ([replace(SAMPLES[0], image=BLANK)], 0, r"'a': uint8 \(32, 32\), expected"),
         ([*SAMPLES, SAMPLES[0]], 1, "two training images"),
     ],
 )

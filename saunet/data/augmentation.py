@@ -38,7 +38,7 @@ def thirteen_copies(sample, seed):
     Returns:
         List of 13 samples, named like "21", "21_flip0", "21_rotation2", ...
     """
-    rng = np.random.default_rng([seed, *sample.name.encode()])
+    rng = np.random.default_rng([seed, *sample.name.encode(errors="surrogateescape")])
     flips = [
         _geometry(sample, f"flip{i}", lambda a, _, axes=axes: np.flip(a, axes))
         for i, axes in enumerate([(1,), (0,), (0, 1)])

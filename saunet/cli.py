@@ -202,6 +202,10 @@ def predict(args):
     }
     engine = _engine(args)
     if args.cluster is None:
+        if args.workers is not None:
+            raise InputError(
+                f"--workers {args.workers} is of a cluster: add --cluster auto"
+            )
         segmenter = load_segmenter(
             args.weights, args.model, placement=args.padding, **engine
         )
@@ -244,17 +248,24 @@ def convert(args):
 def export(args):
     """Write a network as ONNX, OpenVINO, LiteRT, SavedModel."""
     load_framework()
+    from saunet.export import check_export, format_of
     from saunet.inference import export_segmenter, load_segmenter
 
+    file_format = args.format or format_of(args.out)
+    check_export(args.out, file_format, calibrated=args.int8 is not None)
     segmenter = load_segmenter(args.weights, args.model, placement=args.padding)
     difference = export_segmenter(
-        segmenter, args.out, args.format, calibration=args.int8
+        segmenter,
+        args.out,
+        file_format,
+        calibration=args.int8,
+        seen=_seen_images(args.weights),
     )
     checked = "not checked: what runs it is not installed"
     if difference is not None:
         checked = f"at most {difference:.1g} from Keras on a drawn photograph"
-    facts = {"written": args.out, "format": args.format, "difference": difference}
-    _print_done(args, facts, f"{args.out} written, {args.format} format; {checked}")
+    facts = {"written": args.out, "format": file_format, "difference": difference}
+    _print_done(args, facts, f"{args.out} written, {file_format} format; {checked}")
 
 
 def evaluate(args):
@@ -376,6 +387,7 @@ def demo(args):
     """Segment drawn photographs and score the maps."""
     load_framework()
     from saunet.data.images import writable_folder, write_png
+    from saunet.data.manifest import NAME
     from saunet.evaluation import evaluate, read_probability
     from saunet.folders import predict_files
     from saunet.inference import load_pretrained
@@ -384,16 +396,24 @@ def demo(args):
     segmenter, folder = load_pretrained(DEMO_WEIGHTS), writable_folder(args.out)
     samples = _synthetic("test")
     photographs = [folder / f"{sample.name}.png" for sample in samples]
+    errors = [folder / f"{sample.name}_errors.png" for sample in samples]
+    if not (folder / NAME).exists():  # else the folder of a demo
+        for path in (*photographs, *errors, folder / "panel.png"):
+            if path.exists():
+                raise InputError(
+                    f"{path} exists, and would be overwritten: choose another folder "
+                    "with --out"
+                )
     for path, sample in zip(photographs, samples, strict=True):
         write_png(path, sample.image)
     predict_files(segmenter, photographs, folder, progress=_show_progress(args))
     maps = [read_probability(folder / f"{s.name}_prob.png") for s in samples]
     rows = []
-    for sample, probability in zip(samples, maps, strict=True):
+    for sample, probability, path in zip(samples, maps, errors, strict=True):
         vessels = probability > segmenter.threshold
-        errors = error_map(None, vessels, sample.vessels, sample.fov)
-        write_png(folder / f"{sample.name}_errors.png", errors)
-        rows.append([sample.image, sample.vessels, probability, errors])
+        picture = error_map(None, vessels, sample.vessels, sample.fov)
+        write_png(path, picture)
+        rows.append([sample.image, sample.vessels, probability, picture])
     titles = ["photograph", "true vessels", "probability", "found, false, missed"]
     panel(rows, titles, folder / "panel.png")
     result = evaluate(
@@ -679,8 +699,7 @@ def _parser():
     sub.add_argument(
         "--format",
         choices=("onnx", "openvino", "litert", "saved_model"),
-        default="onnx",
-        help=".onnx (default), .xml and .bin, .tflite, or a folder",
+        help=".onnx, .xml and .bin, .tflite, or a folder; default: as --out ends",
     )
     sub.add_argument(
         "--int8",
@@ -916,19 +935,12 @@ def _samples(args, split):
 def _refuse_seen(weights, args, samples):
     """Raises InputError where the test images are some the weights were trained on."""
     from saunet.data.datasets import DATASETS
-    from saunet.data.runs import is_run
-    from saunet.weights import find_weights, seen_images
 
     dataset = DATASETS.get(args.dataset)
-    if dataset is None or args.split != "test":
+    # Of one official split nothing was trained on the test part.
+    if dataset is None or args.split != "test" or not dataset.folds:
         return
-    if is_run(weights):
-        # It does not name its dataset; names recur in those of one official split,
-        # whose test part nothing was trained on.
-        seen = seen_images(weights) if dataset.folds else ()
-    else:
-        data = find_weights(weights)[1].get("data", {})
-        seen = data["images"] if data.get("dataset") == dataset.title else ()
+    seen = _seen_images(weights)
     known = [sample.name for sample in samples if sample.name in seen]
     if known:
         folds = [k for k, test in enumerate(dataset.folds) if not {*test} & {*seen}]
@@ -938,6 +950,16 @@ def _refuse_seen(weights, args, samples):
             f"({', '.join(known)}), which are no test: {remedy}say so with --split "
             f"train or all"
         )
+
+
+def _seen_images(weights):
+    """Returns the names of the images that weights, also exported, were trained on."""
+    from saunet.engines import read_metadata
+    from saunet.weights import seen_images
+
+    if Path(weights).suffix.lower() == ".onnx":
+        return (read_metadata(weights) or {}).get("seen", [])
+    return seen_images(weights)
 
 
 def _dataset_title(args):

@@ -113,7 +113,7 @@ def predict_on_cluster(
         }
         outcomes = _outcomes(plan.todo, worker, _share(workers))
         with contextlib.closing(outcomes):
-            return plan.note(outcomes, progress=progress)
+            return plan.note(outcomes, elsewhere=True, progress=progress)
 
 
 def _outcomes(todo, worker, share):

@@ -25,8 +25,8 @@ from saunet.data.images import (
     image_stem,
     read_fov,
     read_gray,
-    read_image,
     read_label,
+    read_rgb,
     sides,
 )
 from saunet.data.pairing import (
@@ -246,7 +246,7 @@ def read_map(path):
         InputError: as `read_probability`, or a colour picture.
     """
     if not image_stem(path).endswith("_prob"):
-        colours = read_image(path).astype(np.int16)
+        colours = read_rgb(path).astype(np.int16)
         if np.ptp(colours, axis=2).max() > 8:
             raise InputError(
                 f"{path}: a colour picture, expected a grey probability map: run "

@@ -64,51 +64,99 @@ def export(model, path, file_format, *, properties=None, calibration=None):
             not exist.
         file_format: "onnx", "openvino", "litert" or "saved_model".
         properties: Dictionary of strings for the metadata of an ONNX file.
-        calibration: List of (N, H, W, 3) float32 arrays in [0, 1]; given these, the
-            convolutions of an ONNX file compute in 8-bit integers.
+        calibration: Iterable of (N, H, W, 3) float32 arrays in [0, 1]; given these,
+            the convolutions of an ONNX file compute in 8-bit integers.
 
     Raises:
-        InputError: unknown format, a suffix that does not fit it, a package that is
-            missing, or nowhere to write.
+        InputError: as `check_export`, or a package is missing or the disk full.
     """
     path = Path(path)
-    if file_format not in FORMATS:
-        raise InputError(f"format {file_format!r}: expected {', '.join(FORMATS)}")
-    if path.suffix != FORMATS[file_format]:
-        expected = FORMATS[file_format] or "a folder's name, without a suffix"
-        raise InputError(f"--out {path}: expected {expected} for {file_format}")
-    if calibration is not None and file_format != "onnx":
-        raise InputError(f"8-bit integers: expected the format onnx, not {file_format}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder: make it, or check the path")
-    if file_format == "saved_model" and path.exists():
-        raise InputError(f"{path} exists: give the name of a new folder")
-    if file_format in ("litert", "saved_model") and keras.backend.backend() != (
-        "tensorflow"
-    ):
-        raise InputError(
-            f"{file_format} is written by TensorFlow: run with KERAS_BACKEND=tensorflow"
-        )
+    check_export(path, file_format, calibrated=calibration is not None)
     if file_format == "onnx":
         graph = to_onnx(model, properties).SerializeToString()
         write_bytes(
             path, graph if calibration is None else quantize(graph, calibration)
         )
         return
-    with tempfile.TemporaryDirectory(prefix=".saunet-", dir=path.parent) as beside:
-        written = Path(beside) / path.name
-        if file_format == "openvino":
-            need("openvino", "openvino")
-            import openvino
+    try:
+        with tempfile.TemporaryDirectory(prefix=".saunet-", dir=path.parent) as beside:
+            _write_beside(model, Path(beside) / path.name, path, file_format)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}): give an existing, "
+            "writable folder with free space"
+        ) from error
 
-            graph = openvino.Core().read_model(to_onnx(model).SerializeToString())
-            openvino.save_model(graph, written, compress_to_fp16=False)
-            os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))
-        else:
-            keras_name = {"litert": "litert", "saved_model": "tf_saved_model"}
-            # Keras before 3.15 takes no Path.
-            model.export(str(written), format=keras_name[file_format], verbose=False)
-        os.replace(written, path)
+
+def _write_beside(model, written, path, file_format):
+    if file_format == "openvino":
+        need("openvino", "openvino")
+        import openvino
+
+        graph = openvino.Core().read_model(to_onnx(model).SerializeToString())
+        openvino.save_model(graph, written, compress_to_fp16=False)
+        os.replace(written.with_suffix(".bin"), path.with_suffix(".bin"))
+    else:
+        keras_name = {"litert": "litert", "saved_model": "tf_saved_model"}
+        # Keras before 3.15 takes no Path.
+        model.export(str(written), format=keras_name[file_format], verbose=False)
+    os.replace(written, path)
+
+
+def format_of(path):
+    """Returns the format that a name ends like: a folder's is a SavedModel.
+
+    Raises:
+        InputError: there is none.
+    """
+    formats = {suffix: name for name, suffix in FORMATS.items()}
+    if Path(path).suffix not in formats:
+        raise InputError(
+            f"--out {path}: expected a name that ends in .onnx, .xml (OpenVINO) or "
+            ".tflite (LiteRT), or a folder's without a suffix (SavedModel)"
+        )
+    return formats[Path(path).suffix]
+
+
+def check_export(path, file_format, *, calibrated=False):
+    """Says what `export` could not write, before anything is read or computed.
+
+    Raises:
+        InputError: unknown format, a suffix that does not fit it, 8-bit integers in
+            another format than onnx, or something in the way.
+    """
+    path = Path(path)
+    if file_format not in FORMATS:
+        raise InputError(f"format {file_format!r}: expected {', '.join(FORMATS)}")
+    if path.suffix != FORMATS[file_format]:
+        expected = FORMATS[file_format] or "a folder's name, without a suffix"
+        raise InputError(
+            f"--out {path}: expected {expected} for {file_format}: rename it, or leave "
+            "out --format"
+        )
+    if calibrated and file_format != "onnx":
+        raise InputError(
+            f"8-bit integers are written as onnx, not as {file_format}: give a name "
+            "that ends in .onnx"
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder: make it, or check the path")
+    if file_format == "saved_model" and path.exists():
+        raise InputError(f"{path} exists: give the name of a new folder")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give another name")
+    weights = path.with_suffix(".bin")
+    if file_format == "openvino" and weights.exists() and not path.exists():
+        raise InputError(
+            f"{weights} exists, and no {path.name} beside it: give another name, or "
+            "move that file"
+        )
+    if file_format in ("litert", "saved_model") and keras.backend.backend() != (
+        "tensorflow"
+    ):
+        raise InputError(
+            f"{file_format} is written by TensorFlow: run with KERAS_BACKEND=tensorflow"
+        )
 
 
 def quantize(graph, calibration):
@@ -122,7 +170,7 @@ def quantize(graph, calibration):
 
     Args:
         graph: The bytes of an ONNX file.
-        calibration: List of (N, H, W, 3) float32 arrays, photographs as the network
+        calibration: Iterable of (N, H, W, 3) float32 arrays, photographs as the network
             sees them; some eight suffice. Training images, never test images.
     """
     need("onnxruntime", "onnxruntime")

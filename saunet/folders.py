@@ -23,7 +23,7 @@ from rich.text import Text
 from saunet import __version__, viz
 from saunet.data.buckets import is_uri
 from saunet.data.images import part_of, read_image, writable_folder, write_png
-from saunet.data.listing import find_places
+from saunet.data.listing import find_places, real_path
 from saunet.data.lock import lock_folder
 from saunet.data.manifest import Manifest, results_of, state_of
 from saunet.errors import InputError
@@ -77,8 +77,8 @@ def predict_files(
 
     Raises:
         InputError: nothing to read, nowhere to write, another run that writes there,
-            or two photographs (or a photograph and a result) that would share a file.
-            Said before computing.
+            two photographs (or a photograph and a result) that would share a file, or
+            a file in the way that is no result of a run. Said before computing.
     """
     plan = plan_files(
         segmenter,
@@ -91,7 +91,12 @@ def predict_files(
         zero_outside=zero_outside,
     )
     outcomes = segment_files(
-        segmenter, plan.todo, plan.out_dir, plan.threshold, plan.options
+        segmenter,
+        plan.todo,
+        plan.out_dir,
+        plan.threshold,
+        plan.options,
+        begin=plan.manifest.begin,
     )
     return plan.note(outcomes, progress=progress)
 
@@ -120,11 +125,12 @@ class Plan:
     unchanged: int
     ignored: int
 
-    def note(self, outcomes, *, progress=False):
+    def note(self, outcomes, *, elsewhere=False, progress=False):
         """Gives each photograph a row of the manifest, as it is done.
 
         Args:
             outcomes: iterable of what `segment_files` yields.
+            elsewhere: other machines write the files, and cannot say when each begins.
             progress: show a bar on stderr.
 
         Returns:
@@ -138,7 +144,9 @@ class Plan:
         with lock_folder(self.out_dir), _progress_bar(progress) as bar:
             if self.todo:
                 self.manifest.read()  # another run may have ended since the plan
-                self.manifest.rewrite(begun=[place for _, place in self.todo])
+                self.manifest.rewrite(begun=self.todo)
+                for _, place in self.todo if elsewhere else ():
+                    self.manifest.begin(place)
             task = bar.add_task("segmenting", total=len(self.todo))
             for path, place, state, seconds, reason in outcomes:
                 self.manifest.append(
@@ -195,6 +203,9 @@ def plan_files(
     manifest = Manifest(out_dir)
     results = {*manifest.results(), manifest.path.resolve()}
     photographs, ignored = find_places(inputs, out_dir, results)
+    photographs = list(dict.fromkeys(photographs))  # one may be named twice
+    if not photographs:
+        raise InputError("no photograph to segment: give files or folders")
     _refuse_collisions(photographs, out_dir, manifest)
     writable_folder(out_dir)
     settings = run_settings(segmenter, threshold=threshold, **options)
@@ -218,7 +229,9 @@ def plan_files(
     )
 
 
-def segment_files(segmenter, photographs, out_dir, threshold, options):
+def segment_files(
+    segmenter, photographs, out_dir, threshold, options, *, begin=lambda place: None
+):
     """Reads, segments and writes photographs, with threads around.
 
     In order, but for one that fails: it is told of at once.
@@ -229,6 +242,7 @@ def segment_files(segmenter, photographs, out_dir, threshold, options):
         out_dir: path of the folder of the results.
         threshold: float.
         options: dict, the options of `Segmenter.predict`.
+        begin: function of a folder and stem, called before its files change.
 
     Yields:
         (path, folder and stem, state, seconds of computing, "") once a photograph's
@@ -264,6 +278,7 @@ def segment_files(segmenter, photographs, out_dir, threshold, options):
                 yield path, place, state, None, reason
                 continue
             seconds = time.perf_counter() - started
+            begin(place)
             writing = writer.submit(write, results, image, probability)
             being_written.append(((path, place, state, seconds, ""), writing))
             if len(being_written) > WRITERS:
@@ -341,14 +356,6 @@ def _is_whole(path):
     return path.is_file() and path.stat().st_size > 0
 
 
-def _real(path):
-    """Returns a path without links, and one that links to itself as it is."""
-    try:
-        return path.resolve()
-    except RuntimeError:  # Python 3.12 and before
-        return path
-
-
 def _refuse_collisions(photographs, out_dir, manifest):
     places = Counter(place for _, place in photographs)
     for place, count in places.items():
@@ -364,7 +371,7 @@ def _refuse_collisions(photographs, out_dir, manifest):
         for path in results_of(out_dir, place).values()
     }
     for path, _ in photographs:
-        if _real(path) in results:
+        if real_path(path) in results:
             raise InputError(
                 f"{path} would be overwritten by a result: choose another folder "
                 f"with --out"
@@ -376,3 +383,9 @@ def _refuse_collisions(photographs, out_dir, manifest):
                 f"{out_dir / place}_*.png are the results of {other}, {path} is "
                 f"another photograph: choose another folder with --out"
             )
+        for result in results_of(out_dir, place).values():
+            if place not in manifest.rows and os.path.lexists(result):
+                raise InputError(
+                    f"{result} is no result of a run (by {manifest.path}), and would "
+                    f"be overwritten: move it, or choose another folder with --out"
+                )

@@ -23,7 +23,7 @@ from saunet.engines import (
     read_metadata,
 )
 from saunet.errors import InputError, MissingPackageError
-from saunet.export import export
+from saunet.export import check_export, export
 from saunet.models import build_model
 
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
@@ -386,19 +386,20 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
         InputError: nothing there, or `model` is missing, unknown or another one.
     """
     path = Path(name_or_file)
-    bare = path.suffix.lower() in (".h5", ".hdf5") or path.is_file()
-    bare = bare and path.suffix != ".onnx"
+    suffix = path.suffix.lower()
+    bare = suffix in (".h5", ".hdf5") or path.is_file()
+    bare = bare and suffix != ".onnx"
     if placement is not None and not bare:
         raise InputError(
             f"{name_or_file} says itself how photographs are padded: give "
             f"{placement!r} for an .h5 file alone"
         )
-    if path.suffix in (".xml", ".tflite"):
+    if suffix in (".xml", ".tflite"):
         raise InputError(
             f"{path}: of exported networks only .onnx can be read again: give that, or "
             "the weights that it was exported from"
         )
-    if path.suffix == ".onnx":
+    if suffix == ".onnx":
         return _load_onnx(path, model, **engine)
     if bare:
         if not path.is_file():
@@ -461,11 +462,11 @@ def network_of(segmenter):
     return segmenter.model
 
 
-def export_segmenter(segmenter, path, file_format, *, calibration=None):
+def export_segmenter(segmenter, path, file_format, *, calibration=None, seen=()):
     """Writes a segmenter's network for other programs; see `saunet.export.export`.
 
     An ONNX file also says the network's key, threshold and padding, so that
-    `load_segmenter` needs nothing else.
+    `load_segmenter` needs nothing else, and what it was trained on.
 
     Args:
         segmenter: a `Segmenter` of a `keras.Model`.
@@ -473,6 +474,7 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
         file_format: "onnx", "openvino", "litert" or "saved_model".
         calibration: paths of photographs and of folders of them; given these, an
             ONNX file computes its convolutions in 8-bit integers.
+        seen: names of the images that the weights were trained on.
 
     Returns:
         The largest difference from Keras on a drawn photograph, in [0, 1], or `None`
@@ -483,17 +485,18 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None):
             already, or what was written cannot be run.
     """
     model = network_of(segmenter)
+    check_export(path, file_format, calibrated=calibration is not None)
     batches = None
     if calibration is not None:
-        batches = [
-            segmenter.prepare(read_image(p)) for p in find_images(calibration)[0]
-        ]
+        paths, _ = find_images(calibration)
+        batches = (segmenter.prepare(read_image(p)) for p in paths)
     about = {
         "name": segmenter.name,
         "model": model.name,
         "threshold": segmenter.threshold,
         "padding": segmenter.padding,
         "fov_diameter": segmenter.fov_diameter,
+        "seen": list(seen),
     }
     export(
         model,

@@ -20,6 +20,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from saunet.data.images import (
+    image_stem,
     read_fov,
     read_label,
     sides,
@@ -163,6 +164,15 @@ def _find_masks(inputs):
     return found
 
 
+def _read_mask(path):
+    """As `read_label`; by its look alone a map of probabilities may pass for one."""
+    stem = image_stem(path)
+    if stem.endswith("_prob"):
+        mask = f"{stem.removesuffix('_prob')}_mask.png"
+        raise InputError(f"{path}: a probability map, expected a mask: give {mask}")
+    return read_label(path)
+
+
 def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress=False):
     """Measures the masks in files and folders, and writes a CSV of one row each.
 
@@ -199,7 +209,7 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
     for path in track(roots, "measuring", console=console, disable=not progress):
         try:
             inside = read_fov(fovs[path]) if fovs else None
-            row = measure_vessels(read_label(path), inside, micrometres_per_pixel=scale)
+            row = measure_vessels(_read_mask(path), inside, micrometres_per_pixel=scale)
         except InputError as error:
             # The file's name is in the reader's message, not in `measure_vessels`'.
             named = str(path) in str(error)

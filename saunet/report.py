@@ -25,6 +25,7 @@ from saunet.data.images import (
     read_label,
     read_mask,
     sides,
+    writable_folder,
     write_bytes,
 )
 from saunet.data.manifest import Manifest
@@ -269,6 +270,7 @@ def check_out(path):
         raise InputError(
             f"{path.parent}: no such folder: choose an existing one with --out"
         )
+    writable_folder(path.parent)
     return path
 
 

@@ -444,12 +444,15 @@ def test_synthetic_parts_share_no_image(monkeypatch):
         ("run", ("--fold", 0), None),
         ("next", (), "add --fold 0, which they never saw, or say so"),
         ("next", ("--fold", 0), None),
+        ("exported.onnx", (), "add --fold 0, which they never saw, or say so"),
+        ("exported.onnx", ("--fold", 0), None),
+        ("of_another", (), "add --fold 0, which they never saw, or say so"),
     ],
 )
 def test_no_test_of_images_that_were_trained_on(
     capsys, monkeypatch, tmp_path, named, options, remedy
 ):
-    from saunet import evaluation, inference
+    from saunet import engines, evaluation, inference, weights
     from saunet.data.datasets import split_names
 
     class Segmenter:
@@ -469,8 +472,15 @@ def test_no_test_of_images_that_were_trained_on(
     monkeypatch.setattr(inference, "load_segmenter", lambda *a, **k: Segmenter())
     monkeypatch.setattr(cli, "_samples", samples)
     monkeypatch.setattr(evaluation, "evaluate", scored)
+    images = split_names("stare", "train", fold=0)
+    if named == "exported.onnx":
+        monkeypatch.setattr(engines, "read_metadata", lambda path: {"seen": images})
+    if named == "of_another":  # a card of a network that began with one of STARE
+        data = {"dataset": "DRIVE", "images": ["21"], "start_images": images}
+        monkeypatch.setattr(
+            weights, "find_weights", lambda name: (None, {"data": data})
+        )
     if named in ("run", "next"):  # the next one started from such a run
-        images = split_names("stare", "train", fold=0)
         about = {"recipe": {"model": "sa_unet_v2"}, "images": images}
         if named == "next":
             about |= {"images": ["mine"], "start_images": images}
@@ -484,6 +494,23 @@ def test_no_test_of_images_that_were_trained_on(
     if isinstance(named, Path) and remedy:
         status, out, err = run(capsys, "report", named, *argv[3:])
         assert (status, out, remedy in err) == (2, "", True)
+
+
+def test_workers_are_of_a_cluster(capsys):
+    argv = ("predict", "a.png", "--weights", "sa_unet_drive", "--out", "o")
+    status, _, err = run(capsys, *argv, "--workers", 4)
+    assert (status, err) == (
+        2,
+        "saunet: error: --workers 4 is of a cluster: add --cluster auto\n",
+    )
+
+
+def test_a_demo_overwrites_nothing(capsys, tmp_path):
+    (tmp_path / "panel.png").write_text("mine")
+    status, _, err = run(capsys, "demo", "--out", tmp_path)
+    assert (status, "panel.png exists, and would be overwritten" in err) == (2, True)
+    assert (tmp_path / "panel.png").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):

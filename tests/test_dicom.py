@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from saunet.data.images import is_image_name, read_image
+from saunet.data.listing import find_images
 from saunet.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -145,6 +146,16 @@ def test_a_damaged_file_is_one_line(tmp_path, kept):
         read_image(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_folder_knows_it_without_its_ending(tmp_path):
+    """As archives name their files; the index of a disc is no photograph."""
+    for name in ("IM000001", "1.2.840.5", "DICOMDIR"):
+        write(tmp_path / name, random(32, 32, 3), "RGB")
+    (tmp_path / "notes").write_text("left eye")
+    found, ignored = find_images([tmp_path])
+    assert [path.name for path in found] == ["1.2.840.5", "IM000001"]
+    assert ignored == 2
 
 
 def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):

@@ -426,7 +426,7 @@ def test_many_files_are_paired_by_looking_at_each_a_few_times(tmp_path, monkeypa
     others += [Path(f"eye{i}x.gif") for i in range(1000)]
     others += [Path(f"scan.{i}_1stHO.png") for i in range(1000)]
     assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
-    assert len(calls) == 6000
+    assert len(calls) == 8_000
     for name in ("images", "vessels"):
         (tmp_path / name).mkdir()
         for i in range(50):

@@ -15,7 +15,7 @@ from saunet.cli import main
 from saunet.data.synthetic import synthetic_fundus
 from saunet.engines import METADATA, KerasEngine, open_exported, read_metadata
 from saunet.errors import InputError, MissingPackageError
-from saunet.export import FORMATS, export, to_onnx
+from saunet.export import FORMATS, export, format_of, to_onnx
 from saunet.inference import Segmenter, export_segmenter, load_segmenter
 from saunet.layers import ConvOffset2D
 from saunet.models import MODELS, build_model
@@ -214,10 +214,13 @@ def test_a_segmenter_comes_back_from_its_onnx_file(tmp_path, v2):
         export_segmenter(back, tmp_path / "again.onnx", "onnx")
 
 
-@pytest.mark.parametrize("verb", ["convert", "export"])
-def test_an_exported_network_has_no_weights_to_write(tmp_path, capsys, v2, verb):
-    path, out = tmp_path / "mine.onnx", tmp_path / "again.weights.h5"
-    export_segmenter(Segmenter(v2), path, "onnx")
+@pytest.mark.parametrize(
+    ("verb", "name"), [("convert", "again.weights.h5"), ("export", "again.onnx")]
+)
+def test_an_exported_network_has_no_weights_to_write(tmp_path, capsys, v2, verb, name):
+    path, out = tmp_path / "mine.onnx", tmp_path / name
+    export_segmenter(Segmenter(v2), path, "onnx", seen=["im0001"])
+    assert read_metadata(path)["seen"] == ["im0001"]
     assert main([verb, "--weights", str(path), "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert "is an exported network already: give the weights" in error
@@ -306,6 +309,20 @@ def test_a_wrong_wish_is_one_line(tmp_path, v2, path, file_format, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_ending_says_the_format():
+    assert {format_of(f"v2{suffix}"): suffix for suffix in FORMATS.values()} == FORMATS
+    with pytest.raises(InputError, match=r"v2\.xyz: expected a name that"):
+        format_of("v2.xyz")
+
+
+def test_nothing_is_read_before_the_name_is_checked(tmp_path, v2):
+    segmenter = Segmenter(v2)
+    with pytest.raises(InputError, match="8-bit integers are written as onnx"):
+        export_segmenter(
+            segmenter, tmp_path / "a.xml", "openvino", calibration=["nowhere"]
+        )
+
+
 def test_nothing_saved_is_lost(tmp_path, v2, monkeypatch):
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="exists: give the name of a new folder"):
@@ -317,11 +334,18 @@ def test_nothing_saved_is_lost(tmp_path, v2, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(openvino, "save_model", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"net\.xml: cannot be written \(No space"):
         export(v2, tmp_path / "net.xml", "openvino")
     assert (tmp_path / "net.xml").read_text() == "old"
     assert (tmp_path / "net.bin").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "net.xml").unlink()
+    with pytest.raises(InputError, match=r"net\.bin exists, and no net\.xml beside it"):
+        export(v2, tmp_path / "net.xml", "openvino")
+    (tmp_path / "net.xml").mkdir()
+    with pytest.raises(InputError, match=r"net\.xml is a folder"):
+        export(v2, tmp_path / "net.xml", "openvino")
+    assert (tmp_path / "net.bin").read_text() == "old"
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.tflite"])

@@ -188,7 +188,7 @@ def test_the_doctor_goes_on_after_a_problem(tmp_path):
         "eye2.png has no partner",
         "eye10.png: not a picture",
         "eye1_manual.png: 49x40 pixels",
-        "% vessel: black on white?",
+        "% vessel, expected white vessels on black: invert it",
         f"eye3.png: the same pixels as {twin}",
     ):
         assert any(words in problem for problem in problems), words
@@ -272,16 +272,16 @@ def test_drive_is_such_a_folder(shared):
 
 
 def test_the_doctor_sees_wrong_labels_and_names(tmp_path):
-    fill(tmp_path, ["01_OD"], suffix="")
-    fill(tmp_path / "test", ["02", "01_OD"])
+    fill(tmp_path, ["01_OD", "03"], suffix="")
+    fill(tmp_path / "test", ["02", "03"])
     label = tmp_path / "vessels" / "01_OD.png"
     label.rename(label.with_name("01_OS.png"))
     black = tmp_path / "test" / "vessels" / "02_manual.png"
     write_png(black, np.zeros((40, 50), np.uint8))
     found = "\n".join(check_folder(tmp_path))
-    assert "01_OS.png: the other eye than 01_OD.png?" in found
+    assert "01_OD.png has no partner but 01_OS.png, of the other eye, in" in found
     assert "02_manual.png: no vessel: another file in its place?" in found
-    assert "test/images/01_OD.png: another photograph is named alike" in found
+    assert "test/images/03.png: another photograph is named alike" in found
 
 
 def test_two_places_for_training_photographs_are_refused(tmp_path):

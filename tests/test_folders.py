@@ -358,6 +358,77 @@ def test_results_never_replace_photographs(tmp_path):
     assert (tmp_path / "eye_prob.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["prob", "mask", "overlay"])
+def test_a_file_that_is_no_result_is_in_the_way(tmp_path, kind):
+    """Such as a mask drawn by hand beside the photograph that is named."""
+    drawn = tmp_path / f"eye_{kind}.png"
+    photograph(tmp_path / "eye.png")
+    photograph(drawn)
+    before = drawn.read_bytes()
+    with pytest.raises(InputError, match=f"eye_{kind}.png is no result of a run"):
+        predict_files(Counting().segmenter, [tmp_path / "eye.png"], tmp_path)
+    assert drawn.read_bytes() == before
+    assert not (tmp_path / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize("stopped", [0, 2])
+def test_a_stopped_run_by_other_settings_keeps_what_it_did_not_reach(
+    tree, tmp_path, stopped
+):
+    def stop(batch):
+        if len(calls) == stopped:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return batch[..., 1:2]
+
+    calls, out = [], tmp_path / "out"
+    predict_files(Counting().segmenter, [tree], out)
+    other = Segmenter(None, name="green", engine=stop, digest="1")
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(other, [tree], out, threshold=0.4)
+    result = predict_files(Counting().segmenter, [tree], out)
+    assert (len(result["written"]), result["unchanged"]) == (stopped, 4 - stopped)
+    for place in PLACES:
+        image = read_image(tree / f"{place}.png")
+        found = read_image(out / f"{place}_mask.png")
+        np.testing.assert_array_equal(found[..., 0] > 0, image[..., 1] > 127)
+
+
+def test_a_stopped_run_leaves_results_theirs(tmp_path):
+    """Another photograph of the same name does not get into their place."""
+    for folder in "ab":
+        photograph(tmp_path / folder / "eye.png", ord(folder))
+    first, second, out = tmp_path / "a/eye.png", tmp_path / "b/eye.png", tmp_path / "o"
+    predict_files(Counting().segmenter, [first], out)
+    Manifest(out).begin("eye")
+    with pytest.raises(InputError, match=r"are the results of .*a/eye\.png"):
+        predict_files(Counting().segmenter, [second], out)
+    for file in out.glob("eye_*.png"):
+        file.unlink()
+    assert predict_files(Counting().segmenter, [second], out)["written"] == ["eye"]
+
+
+def test_a_photograph_named_twice_is_done_once(tmp_path):
+    photograph(tmp_path / "photographs" / "eye.png")
+    inputs = [tmp_path / "photographs", tmp_path / "photographs" / "eye.png"]
+    assert predict_files(Counting().segmenter, inputs, tmp_path / "out")["written"] == [
+        "eye"
+    ]
+    with pytest.raises(InputError, match="no photograph to segment"):
+        predict_files(Counting().segmenter, [], tmp_path / "out")
+
+
+def test_a_broken_link_is_skipped_aloud(tmp_path):
+    folder = tmp_path / "photographs"
+    photograph(folder / "a.png")
+    (folder / "b.png").symlink_to(tmp_path / "not_fetched.png")
+    (folder / "c.png").symlink_to(folder / "c.png")
+    (folder / "d.txt").symlink_to(tmp_path / "gone.txt")
+    result = predict_files(Counting().segmenter, [folder], tmp_path / "out")
+    assert (result["written"], result["ignored"]) == (["a"], 1)
+    assert [path.name for path in result["skipped"]] == ["b.png", "c.png"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -394,7 +465,7 @@ def test_half_a_row_is_none(tmp_path, torn):
 def test_any_name_comes_back(tmp_path):
     manifest = Manifest(tmp_path)
     manifest.rewrite()
-    names = ['b,"\n"', "ä", " x ", "\udcff"]
+    names = ['b,"\n"', "ä", " x ", "\udcff", "c\r", "d\r\n"]
     path = tmp_path / "a.png"
     photograph(path)
     for name in names:
@@ -403,10 +474,12 @@ def test_any_name_comes_back(tmp_path):
     assert list(again.rows) == names
     assert all(again.is_done(name, path, "s") for name in names)
     assert not again.is_done(names[0], path, "t")
-    again.rewrite(begun=names[:1])
+    again.rewrite(begun=[(path, names[0])])
+    assert all(again.is_done(name, path, "s") for name in names)
+    again.begin(names[0])
     again = Manifest(tmp_path)
     assert list(again.rows) == names
-    assert [again.is_done(name, path, "s") for name in names] == [False, *[True] * 3]
+    assert [again.is_done(name, path, "s") for name in names] == [False, *[True] * 5]
     assert {tuple(row) for row in again.rows.values()} == {COLUMNS}
 
 

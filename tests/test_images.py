@@ -15,6 +15,7 @@ from saunet.data.images import (
     is_image_name,
     read_gray,
     read_image,
+    read_label,
     read_mask,
     write_png,
 )
@@ -286,6 +287,29 @@ def test_names_of_pictures():
     assert image_stem("x/im0001.ah.ppm.gz") == "im0001.ah"
     assert image_stem("01_test.PNG") == "01_test"
     assert image_stem("README") == "README"
+
+
+def test_a_label_drawn_on_transparency_is_refused(tmp_path):
+    """Its black strokes are gone on the black that transparency becomes."""
+    strokes = np.zeros((40, 50, 4), np.uint8)
+    strokes[10:12, :, 3] = 255
+    Image.fromarray(strokes).save(tmp_path / "strokes.png")
+    with pytest.raises(InputError, match="once its transparent pixels are"):
+        read_label(tmp_path / "strokes.png")
+    strokes[..., :3] = 255
+    Image.fromarray(strokes).save(tmp_path / "strokes.png")
+    assert read_label(tmp_path / "strokes.png").sum() == 100
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_of_several_pictures_a_label_takes_none(tmp_path, suffix):
+    """Such as arteries and veins; of a photograph the others are thumbnails."""
+    path = tmp_path / f"a.{suffix}"
+    pages = [Image.new("L", (50, 40), 10 * i) for i in range(2)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match="holds 2 pictures, expected one"):
+        read_label(path)
+    assert read_image(path).shape == (40, 50, 3)
 
 
 def test_a_label_of_arteries_and_veins_is_refused(tmp_path):

@@ -538,6 +538,16 @@ def test_what_cannot_be_read_is_skipped_and_listed(capsys, folder):
     assert len(read_rows(out)) == 2
 
 
+def test_a_map_of_probabilities_is_no_mask(folder):
+    """`maps/*.png` names both; cut at one half it would be a second row."""
+    mask, prob = (folder / "maps" / f"01_test_{kind}.png" for kind in ("mask", "prob"))
+    prob.write_bytes(mask.read_bytes())
+    result = measures.measure_files([mask, prob], folder / "out.csv")
+    assert [row["file"] for row in result["images"]] == [str(mask)]
+    (reason,) = result["skipped"].values()
+    assert f"expected a mask: give {mask.name}" in reason
+
+
 def test_a_fov_of_another_size_is_skipped(folder):
     save(folder / "fov" / "01_test_mask.png", np.ones_like(NOTHING))
     result = measure_files([folder / "maps"], folder / "m.csv", folder / "fov")

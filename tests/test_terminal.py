@@ -127,6 +127,7 @@ def finished(monkeypatch):
     monkeypatch.setattr(saunet.inference, "export_segmenter", lambda *a, **k: 2e-6)
     monkeypatch.setattr(saunet.training, "train", lambda *a, **k: None)
     monkeypatch.setattr(cli, "_samples", lambda args, split: [])
+    monkeypatch.setattr(cli, "_seen_images", lambda weights: [])
 
 
 PREDICT = ("predict", "photos", "b.png", "--weights", "w", "--out", "o")

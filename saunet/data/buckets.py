@@ -87,7 +87,7 @@ class BucketFile:
         files = []
         for info in sorted(found, key=lambda info: info.path):
             relative = info.path[len(base) :].lstrip("/")
-            if info.is_file and not any(p[0] == "." for p in relative.split("/")):
+            if info.is_file and not any(p[:1] == "." for p in relative.split("/")):
                 key = "/".join(filter(None, [self.key.rstrip("/"), relative]))
                 uri = f"{self.scheme}://{self.host}/{key}?{self.query}"
                 files.append((BucketFile(uri, info.size, info.mtime_ns), relative))

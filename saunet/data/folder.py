@@ -11,7 +11,6 @@ the name that both sides share. Photographs need not be of one size.
 """
 
 import hashlib
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from saunet.errors import InputError
 
 LABELS = ("vessels", "labels", "1st_manual", "masks")
 FIELDS = ("fov", "mask")
-EYES = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
 
 
 def load_folder(data_dir, split="train"):
@@ -39,7 +37,8 @@ def load_folder(data_dir, split="train"):
     Raises:
         InputError: a folder or a part is missing, a photograph has no label or a label
             no photograph, two photographs have one name, a file is damaged or of
-            another size than its photograph, or a label is none.
+            another size than its photograph, or a label is no label or more than half
+            vessel.
     """
     parts = [_pair(*_find_files(part)) for part in _parts(data_dir, split)]
     samples = [_load(*files) for part in parts for files in part]
@@ -60,8 +59,7 @@ def check_folder(data_dir):
 
     Returns:
         List of str, one problem each: what `load_folder` refuses, labels without a
-        vessel or of more than half vessel, labels that name the other eye, and
-        photographs that occur twice. Empty if all is well.
+        vessel, and photographs that occur twice. Empty if all is well.
 
     Raises:
         InputError: the folder does not exist.
@@ -88,14 +86,8 @@ def check_folder(data_dir):
                 problems.append(
                     f"{image}: another photograph is named alike: rename it"
                 )
-            share = sample.vessels.mean()
-            if share > 0.5:
-                problems.append(f"{label}: {share:.0%} vessel: black on white?")
-            if not share:
+            if not sample.vessels.any():
                 problems.append(f"{label}: no vessel: another file in its place?")
-            eyes = _eyes(image) | _eyes(label)
-            if len(eyes) > 1:
-                problems.append(f"{label}: the other eye than {image.name}?")
             digest = hashlib.sha256(sample.image.tobytes()).hexdigest()
             if digest in seen:
                 problems.append(f"{image}: the same pixels as {seen[digest]}")
@@ -106,12 +98,6 @@ def check_folder(data_dir):
             except InputError as error:
                 problems.append(str(error))
     return problems
-
-
-def _eyes(path):
-    """Returns which eye a file's name says, if it does: {"L"} or {"R"}."""
-    words = re.findall(r"[a-z]+", image_stem(path).lower())
-    return {EYES[word] for word in words if word in EYES}
 
 
 def _parts(data_dir, split):
@@ -183,6 +169,11 @@ def _load(image, label, field):
                 f"{sides(pixels)} pixels: both "
                 "must be of one size"
             )
+    if vessels.mean() > 0.5:
+        raise InputError(
+            f"{label}: {vessels.mean():.0%} vessel, expected white vessels on black: "
+            "invert it"
+        )
     return Sample(
         name=image_stem(image),
         image=pixels,

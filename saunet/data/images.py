@@ -72,13 +72,18 @@ def read_image(path):
             side under 32 pixels, or more pixels than Pillow's limit (about 179
             million).
     """
-    image = _decode(path)
-    if min(image.size) < MIN_SIDE:
+    pixels = read_rgb(path)
+    if min(pixels.shape[:2]) < MIN_SIDE:
         raise InputError(
-            f"{path}: {image.size[0]}x{image.size[1]} pixels, expected at least "
+            f"{path}: {sides(pixels)} pixels, expected at least "
             f"{MIN_SIDE} a side: give a whole fundus photograph"
         )
-    return np.array(_to_8_bit(image, path).convert("RGB"))
+    return pixels
+
+
+def read_rgb(path):
+    """As `read_image`, but any size is taken."""
+    return np.array(_to_8_bit(_decode(path), path).convert("RGB"))
 
 
 def read_gray(path):
@@ -88,9 +93,10 @@ def read_gray(path):
         `(H, W)` uint8, or uint16 for 16-bit grey files.
 
     Raises:
-        InputError: as `read_image`, but any size is taken.
+        InputError: as `read_image`, but any size is taken; or the file holds several
+            pictures: of a photograph the first is it, of labels each may be one.
     """
-    image = _decode(path)
+    image = _decode(path, single=True)
     if image.mode[0] == "I":
         return _deep(image, path)
     return np.array(_to_8_bit(image, path).convert("L"))
@@ -132,6 +138,11 @@ def read_label(path):
     if gray.any() and not vessels.any():  # such as numbers of classes: 0, 1 and 2
         raise InputError(
             f"{path}: its brightest pixel is {gray.max()} of {full}, expected a label: "
+            "white vessels on black"
+        )
+    if not vessels.any() and _decode(path).has_transparency_data:
+        raise InputError(
+            f"{path}: all black once its transparent pixels are: expected a label: "
             "white vessels on black"
         )
     return vessels
@@ -233,7 +244,7 @@ def part_of(path):
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _decode(path):
+def _decode(path, *, single=False):
     """Returns a loaded, upright Pillow image in whatever mode the file has."""
     path = as_path(path)
     try:
@@ -251,6 +262,11 @@ def _decode(path):
             file = gzip.GzipFile(fileobj=raw) if zipped else raw
             image = Image.open(file, formats=_FORMATS)
             image.load()
+            if single and getattr(image, "n_frames", 1) > 1:
+                raise InputError(
+                    f"{path}: holds {image.n_frames} pictures, expected one: save the "
+                    "one that is meant by itself"
+                )
             image = ImageOps.exif_transpose(image)
     except InputError:
         raise

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from saunet.data.buckets import BucketFile, as_path, is_uri
+from saunet.data.dicom import is_dicom
 from saunet.data.images import IMAGE_SUFFIXES, image_stem, is_image_name
 from saunet.data.manifest import NAME as MANIFEST
 from saunet.data.manifest import Manifest
@@ -24,8 +25,9 @@ def find_images(inputs):
     Args:
         inputs: paths, and URIs such as `s3://bucket/folder`. Of a folder, the image
             files in it and in the folders below, hidden ones left out, in sorted
-            order. Of a list, a .txt of one path a line or a .csv with a column
-            `photograph` or `path`, what it names; relative paths begin at its folder.
+            order; DICOM also under other names. Of a list, a .txt of one path a line
+            or a .csv with a column `photograph` or `path`, what it names; relative
+            paths begin at its folder.
 
     Returns:
         (list of paths, number of other files that the folders hold).
@@ -55,10 +57,10 @@ def find_places(inputs, out_dir=None, results=()):
             continue
         files, images = 0, []
         for file, relative in _files(path, out_dir):
-            if file.resolve() in results:
+            if real_path(file) in results:
                 continue
             files += 1
-            if is_image_name(file.name) and file.name[0] != ".":
+            if file.name[0] != "." and (is_image_name(file.name) or _is_dicom(file)):
                 images.append((file, _place(relative)))
         if not images:
             raise InputError(
@@ -87,7 +89,8 @@ def _files(path, out_dir):
         )
         for name in sorted(names):
             file = Path(folder) / name
-            if file.is_file() and file.resolve() not in earlier:
+            lost = file.is_symlink() and not file.exists()  # to be skipped aloud
+            if (file.is_file() or lost) and real_path(file) not in earlier:
                 yield file, file.relative_to(path)
 
 
@@ -143,6 +146,25 @@ def _text(path):
 
 def _place(relative):
     return (Path(relative).parent / image_stem(relative)).as_posix()
+
+
+def real_path(file):
+    """Returns a path without links; of a link to itself, it."""
+    if isinstance(file, BucketFile):
+        return file.resolve()
+    return Path(os.path.realpath(file))
+
+
+def _is_dicom(file):
+    """Returns whether a file is of DICOM, whose names often end in no ".dcm".
+
+    Of a bucket the name alone counts, and the index of a disc is no photograph.
+    """
+    if isinstance(file, BucketFile) or file.name == "DICOMDIR":
+        return False
+    with contextlib.suppress(OSError), file.open("rb") as raw:
+        return is_dicom(raw)
+    return False
 
 
 def _same(folder, out_dir):

@@ -28,8 +28,8 @@ class Manifest:
 
     A row is appended after its files are whole, so a photograph whose last row is not
     of status done is one to do again; half a row, at the end of a killed run, is none.
-    What a run shall do is begun from its start on, so that files which a killed run
-    has left are known for results.
+    What has no row yet is begun from a run's start on, so that files which a killed
+    run has left are known for results; what has one, right before its files change.
 
     Args:
         folder: of the results; a table in it is read.
@@ -51,7 +51,7 @@ class Manifest:
         """
         self.rows.clear()
         try:
-            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+            content = self.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -59,6 +59,8 @@ class Manifest:
                 f"{self.path}: cannot be read ({error.strerror}): choose another "
                 f"folder with --out"
             ) from error
+        # Not as text, which would take a "\r" in a name for the end of a line.
+        text = content.decode("utf-8", errors="surrogateescape")
         rows = csv.reader(io.StringIO(text, newline=""))
         try:
             if next(rows, list(COLUMNS)) != list(COLUMNS):
@@ -86,7 +88,8 @@ class Manifest:
     def other_photograph(self, result, photograph):
         """Returns another photograph whose result this name has, or None.
 
-        One that is no longer there may have been moved: it is none.
+        One that is no longer there may have been moved: it is none. Nor is one that was
+        never done, and has left no file.
 
         Args:
             result: str, folder and stem of the result.
@@ -94,7 +97,10 @@ class Manifest:
         """
         row = self.rows.get(result, {})
         noted = row.get("photograph")
-        if row.get("status") != "done" or noted == _place_of(photograph):
+        if not noted or noted == _place_of(photograph):
+            return None
+        files = results_of(self.path.parent, result).values()
+        if row["status"] != "done" and not any(map(os.path.lexists, files)):
             return None
         if is_uri(noted):
             return noted
@@ -122,17 +128,29 @@ class Manifest:
         """Writes the table anew, one row a result.
 
         Args:
-            begun: results whose rows say no more than that.
+            begun: list of (photograph, result) that a run will do; one that has a row
+                keeps it.
 
         Raises:
             InputError: it cannot be written; the old one is whole then.
         """
-        for result in begun:
+        for photograph, result in begun:
             row = {"result": str(result), "status": "begun"}
-            self.rows[str(result)] = dict.fromkeys(COLUMNS, "") | row
+            row["photograph"] = _place_of(photograph)
+            self.rows.setdefault(str(result), dict.fromkeys(COLUMNS, "") | row)
         lines = [_line(COLUMNS), *(_line(row.values()) for row in self.rows.values())]
         content = "".join(lines).encode("utf-8", errors="surrogateescape")
         write_bytes(self.path, content)
+
+    def begin(self, result):
+        """Notes that the files of a result are no longer what its row says.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        row = self.rows[str(result)]
+        if row["status"] != "begun":
+            self._add({**row, "status": "begun"})
 
     def append(self, result, photograph, state, settings, *, seconds=None, reason=""):
         """Adds a row to a table that `rewrite` has freed of half a row.
@@ -163,7 +181,10 @@ class Manifest:
                 strict=True,
             )
         )
-        self.rows[str(result)] = row
+        self._add(row)
+
+    def _add(self, row):
+        self.rows[row["result"]] = row
         try:
             with self.path.open("ab") as file:
                 file.write(_line(row.values()).encode("utf-8", "surrogateescape"))
@@ -198,5 +219,9 @@ def state_of(photograph):
 
 def _line(cells):
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    # By itself the writer quotes a "\n", and no "\r".
+    quoting = (
+        csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    )
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
     return text.getvalue()

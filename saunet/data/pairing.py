@@ -12,6 +12,8 @@ from pathlib import Path
 from saunet.data.images import image_stem, is_image_name
 from saunet.errors import InputError
 
+EYES = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
+
 
 def list_images(folder):
     """Returns the pictures in a folder, sorted; files of other kinds are left out.
@@ -88,8 +90,9 @@ def pair_files(paths, others):
 
     In this order: the same name (`a.png`, `a.gif`); one name beginning with the other
     (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
-    first number (`01_test.png`, `01_manual1.gif` are both 1). A trailing `_prob` or
-    `_mask` on the first side does not count.
+    first number (`01_test.png`, `01_manual1.gif` are both 1), unless they are of
+    different eyes (`1_left.png`, `1_right.png`). A trailing `_prob` or `_mask` on the
+    first side does not count.
 
     Args:
         paths: list of Path.
@@ -134,11 +137,16 @@ def partner_finder(others):
         if not found:
             shorter = [i for name in _beginnings(stem) for i in stems.get(name, ())]
             found = sorted([*beginnings.get(stem, ()), *shorter])
-        found = found or numbers.get(_number(stem), ())
+        alike = () if found else numbers.get(_number(stem), ())
+        if alike:
+            eyes = _eyes(path)
+            found = [i for i in alike if len(eyes | _eyes(others[i])) < 2]
         if len(found) != 1:
             where = others[0].parent if others else "an empty folder"
-            names = names_of([others[index] for index in found])
+            names = names_of([others[index] for index in found or alike])
             trouble = f"may be any of {names}" if found else "has no partner"
+            if alike and not found:
+                trouble += f" but {names}, of the other eye,"
             raise InputError(
                 f"{path.name} {trouble} in {where}: give each image one file on both "
                 "sides, named alike (01_test.png and 01_manual1.gif)"
@@ -202,7 +210,7 @@ def find_predictions(folder):
 
 def place_of(path, root):
     """Returns what a prediction is of: its sub-folder of `root`, and its stem."""
-    stem = image_stem(path).removesuffix("_prob")
+    stem = image_stem(path).removesuffix("_prob") or image_stem(path)
     return path.relative_to(root).with_name(stem).as_posix()
 
 
@@ -241,6 +249,12 @@ def _number(stem):
     match = re.match(r"\D*\d+[A-Za-z]*", stem)
     key = match.group() if match else stem
     return str(int(key)) if key.isdecimal() else key
+
+
+def _eyes(path):
+    """Returns which eye a file's name says, if it does: {"L"} or {"R"}."""
+    words = re.findall(r"[a-z]+", image_stem(path).lower())
+    return {EYES[word] for word in words if word in EYES}
 
 
 def names_of(paths, root=None):

@@ -1,6 +1,6 @@
 """A line of a paper's table as data: its network, and its recipe by four names.
 
-`paper`: the authors' settings. `budget`: two CPU cores and one to four hours. `best`:
+`paper`: the authors' settings. `budget`: two CPU cores, half an hour to four. `best`:
 ours, twice as many steps. `finetune`: from the network's shipped weights of DRIVE.
 """
 
@@ -81,7 +81,7 @@ class Row:
 
 
 def budget(row):
-    """Two CPU cores and one to four hours: the recipe `cpu` with the row's own loss.
+    """Two CPU cores, half an hour to four: the recipe `cpu` with the row's own loss.
 
     The number of steps is what SA-UNet's GFLOPs allow on DRIVE, so that a larger
     network or photograph costs no more computing, and sees fewer views. The folds of

@@ -27,6 +27,7 @@ from rows import RECIPE_NAMES, estimate_hours
 from shipping import check_place, ship, shippable
 
 from saunet.data.datasets import load_dataset
+from saunet.data.images import writable_folder
 from saunet.data.runs import read_run
 from saunet.distribution import DEVICES
 from saunet.errors import InputError, RunError
@@ -34,7 +35,7 @@ from saunet.evaluation import check_labelled
 from saunet.inference import Segmenter
 from saunet.models import FACTS, build_model
 from saunet.profiling import count_flops, count_parameters
-from saunet.training import changed_fields, train
+from saunet.training import changed_fields, check_new, train
 from saunet.weights import load_weights
 
 
@@ -63,9 +64,9 @@ def run(paper, rows, argv=None):
             print(f"[{number}/{len(jobs)}] {row.run_name(name, seed)}", flush=True)
             try:
                 records = _run_job(paper, row, name, seed, args, *data[_part(row)])
-            except RunError as error:  # of this row: the others can go on
+            except (RunError, InputError) as error:  # of this row: the others go on
                 print(f"error: {error}", file=sys.stderr)
-                status = 1
+                status = max(status, 1 if isinstance(error, RunError) else 2)
             else:
                 done += [(row.dataset, record) for record in records]
         print()
@@ -173,17 +174,25 @@ def _check_jobs(paper, jobs, args):
                 f"{path} already holds {row.run_name(name, seed)}: add --resume to "
                 "leave it as it is, or choose another seed with --seeds"
             )
-        if not stored and (folder / "run.json").exists():
-            if not args.resume:
+        if args.ship and stored and not folder.exists():
+            raise InputError(
+                f"--ship: {path} holds {row.run_name(name, seed)}, but its weights are "
+                f"not in {folder}: give the folder of the runs with --runs"
+            )
+        if (folder / "run.json").exists():
+            if not stored and not args.resume:
                 raise InputError(
                     f"{folder} already holds a run: add --resume to go on with it, or "
                     "choose another folder with --runs"
                 )
-            if changed_fields(read_run(folder)["recipe"], row.recipe(name, seed)):
+            recipe, used = row.recipe(name, seed), args.ship or not stored
+            if used and changed_fields(read_run(folder)["recipe"], recipe):
                 raise InputError(
                     f"{folder} holds a run by another recipe: choose another folder "
                     "with --runs"
                 )
+        elif not stored:
+            check_new(folder)
         if args.ship:
             check_place(row, folder)
         if _part(row) not in data:
@@ -193,6 +202,8 @@ def _check_jobs(paper, jobs, args):
             ]
             check_labelled(parts[1])
             data[_part(row)] = parts
+    writable_folder(args.results, "--results")
+    writable_folder(args.runs, "--runs")
     return data
 
 

@@ -13,9 +13,9 @@ choice is not known: of DRIVE by seed, of CHASE_DB1 both eyes of the last child;
 these, the epoch of the lowest loss is scored. The "U-Net" of the tables is taken as the
 one of 18 layers: "U-Net + SA" builds on it.
 
-`weights/sa_unet_drive` is the row `sa_unet` by `best`; `weights/sa_unet_chase_db1` by
-`budget`, which trains on the paper's cross-entropy. Runs by `budget` marked
-`loss=bce_mcc` are older than that.
+`weights/sa_unet_drive` and `weights/sa_unet_chase_db1` are the row `sa_unet` by `best`.
+Runs by `budget` marked `loss=bce_mcc` are older than that recipe, which trains on the
+paper's cross-entropy.
 """
 
 import sys

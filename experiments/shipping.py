@@ -142,13 +142,22 @@ def card_of(folder, record, row, digest):
         "limits": (
             f"Trained on {len(record['images'])} photographs of one camera "
             f"({width}x{height} pixels){began}. "
-            "Never seen, neither for training nor for any choice: "
-            f"{dataset.title} {', '.join(unseen)}. `saunet predict` scales "
-            "photographs of other cameras until their field of view is as wide as in "
-            f'{dataset.title}; from Python `scale="auto"` does.'
+            f"{_unseen(name)}: {dataset.title} {', '.join(unseen)}. "
+            "`saunet predict` scales photographs of other cameras until their field of "
+            f'view is as wide as in {dataset.title}; from Python `scale="auto"` does.'
         ),
         "licence": (
             "Weights under Apache-2.0 as far as they are ours; "
             f"{dataset.title}'s own terms (research) apply to what was learnt from it."
         ),
     }
+
+
+def _unseen(recipe):
+    """Returns how far the test images, which follow, had no part in the weights."""
+    if recipe == "best":
+        return (
+            "Not trained on, nor used to choose an epoch or a threshold (but the "
+            "recipe was made after an earlier one's scores on them were known)"
+        )
+    return "Never seen, neither for training nor for any choice"

@@ -129,9 +129,9 @@ def readme_block(results):
         parts.append(f"### {DATASETS[dataset].title}, {counted}\n")
         parts.append(table(heads, lines, 1) + "\n")
     parts.append("### How the shipped weights were trained\n")
-    heads = ("weights", "recipe", "loss", "kernels", "device")
+    heads = ("weights", "recipe", "loss", "computed in", "stored in", "device")
     heads += ("training images", "seed", "hours")
-    parts.append(table(heads, _training_lines(results), 5) + "\n")
+    parts.append(table(heads, _training_lines(results), 6) + "\n")
     return "\n".join(parts)
 
 
@@ -163,10 +163,14 @@ def _training_lines(results):
         for record in shipped(records, dataset) if paper in PAPERS else ():
             if record["views"] == 1:
                 name = f"`{weights_name(record, dataset)}`"
-                kernels = "float16" if "float16" in record["weights"] else "float32"
+                recipe = record["recipe"]
+                computed = recipe["precision"].replace("mixed_", "mixed ")
+                stored = "float16" if "float16" in record["weights"] else "float32"
                 facts = (len(record["images"]), record["seed"], record["hours"])
-                start = [name, f"`{record['recipe_name']}`", record["recipe"]["loss"]]
-                lines.append([*start, kernels, record["device"], *map(str, facts)])
+                start = [name, f"`{record['recipe_name']}`", recipe["loss"]]
+                lines.append(
+                    [*start, computed, stored, record["device"], *map(str, facts)]
+                )
     return lines
 
 
@@ -507,8 +511,7 @@ def _comparable(paper, dataset, records):
     records = [r for r in records if r["seed"] in (0, None) and r["views"] == 1]
     found = []
     for record in records:
-        same = ("row", "recipe_name")
-        folds = [r for r in records if all(r[k] == record[k] for k in same)]
+        folds = [r for r in records if _method_of(r) == _method_of(record)]
         if _all_folds(folds):
             images = [image for r in folds for image in r["per_image"]["fov"]]
             name = record["row"]
@@ -521,6 +524,10 @@ def _comparable(paper, dataset, records):
             name = record["title"]
         found.append((name, record))
     return list(dict(found).items())
+
+
+def _method_of(record):
+    return record["row"], record["recipe_name"], recipe_text(record)
 
 
 def _recipe_title(paper, dataset, record):

@@ -950,16 +950,21 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
         return
     if resume:
         raise InputError(f"{folder} holds no run to resume: leave out --resume")
-    # A leftover .part is a run that was killed before it began.
-    left = {p for p in folder.glob("*") if p.suffix != ".part"}
-    if left - {folder / lock.NAME}:
-        raise InputError(f"{folder} is not empty: choose a new folder for the run")
+    check_new(folder)
     writable_folder(folder)
     held.enter_context(lock.lock_folder(folder))
     # By which photographs of other cameras are scaled.
     diameters = [field_of_view(sample.image)[1] for sample in training]
     about = {"fov_diameter": round(float(np.median(diameters)))}
     _write_json(path, {**description, **about, **environment(devices)})
+
+
+def check_new(folder):
+    """Raises InputError where the folder of a new run holds something else."""
+    # A leftover .part is a run that was killed before it began.
+    left = {p for p in folder.glob("*") if p.suffix != ".part"}
+    if left - {folder / lock.NAME}:
+        raise InputError(f"{folder} is not empty: choose a new folder for the run")
 
 
 def _write_json(path, value):

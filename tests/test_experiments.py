@@ -454,6 +454,45 @@ def test_weights_in_the_way_are_seen_before_the_training(
     assert "one seed" in capsys.readouterr().err
 
 
+def test_what_would_end_a_later_job_is_said_before_the_first(
+    toy, tmp_path, monkeypatch, capsys
+):
+    assert toy() == 0
+    other = toy.runs / "sa_unet_v2_drive_paper_seed2"
+    other.mkdir()
+    (other / "train.log").touch()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(runner, "train", None)  # calling it is an error
+    monkeypatch.setattr(shipping, "SHIPPED", tmp_path / "weights")
+    for options, message in (
+        (("--seeds", 1, 2), "_seed2 is not empty"),
+        (("--seeds", 1, "--results", tmp_path / "file"), "another folder with --resul"),
+        (
+            ("--seeds", 1, "--runs", tmp_path / "file" / "a"),
+            "another folder with --run",
+        ),
+        (("--ship", "--resume", "--runs", tmp_path), "its weights are not in"),
+    ):
+        capsys.readouterr()
+        assert toy(*options) == 2
+        assert message in capsys.readouterr().err
+    assert not list(toy.runs.glob("*seed1*"))
+
+
+def test_a_row_that_cannot_be_trained_ends_alone(toy, monkeypatch, capsys):
+    real = training.train
+
+    def train(recipe, *args, **kwargs):
+        if recipe.seed == 1:
+            raise InputError("batch_size=1 cannot be shared out to 2 devices")
+        return real(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "train", train)
+    assert toy("--seeds", 1, 0) == 2
+    assert "cannot be shared out" in capsys.readouterr().err
+    assert [row["seed"] for row in rows_in(toy.path)] == [0]
+
+
 def test_a_training_that_diverges_ends_alone(toy, monkeypatch, capsys):
     real = training.train
 
@@ -720,6 +759,20 @@ def test_five_folds_are_compared_as_one_method(folds, images):
     if folds == 5:
         assert lines[0][:2] == ["sa_unet_v2, budget", "observer"]
         assert lines[0][3] == "+0.1200"
+
+
+def test_folds_by_two_recipes_of_one_name_are_two_methods():
+    """One fold trained anew is no method of five."""
+    old = [record_like(fold=fold, f1=0.7) for fold in range(5)]
+    new = [record_like(fold=fold, f1=0.9) for fold in range(5)]
+    for record in new:
+        record["recipe"] = {**record["recipe"], "epochs": 99}
+    for anew in (new, new[:1]):
+        found = tables._comparable("sa_unet_v2", "stare", [*old, *anew])
+        whole = [r for _, r in found if r["fold"] is None]
+        assert len(whole) == len(anew) // 5 + 1
+        for record, f1 in zip(whole, (0.7, 0.9), strict=False):
+            assert {image["f1"] for image in record["per_image"]["fov"]} == {f1}
 
 
 def test_what_is_compared_differs_in_recipe_or_in_network():

@@ -224,7 +224,7 @@ def write_bytes(path, content):
         ) from error
 
 
-def writable_folder(path):
+def writable_folder(path, option="--out"):
     """Returns the folder, made if need be; InputError if nothing can be written."""
     folder = Path(path)
     try:
@@ -234,7 +234,7 @@ def writable_folder(path):
     except OSError as error:
         raise InputError(
             f"cannot write to {folder}: {os.strerror(error.errno)}; choose another "
-            f"folder with --out"
+            f"folder with {option}"
         ) from error
     return folder
 

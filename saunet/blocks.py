@@ -15,8 +15,14 @@ def image_input(input_shape, *, poolings):
         poolings: Integer; H and W must be multiples of `2**poolings`.
 
     Raises:
-        InputError: H or W is known and no such multiple.
+        InputError: H or W is known and no such multiple, or Keras is set to put
+            channels first.
     """
+    if keras.config.image_data_format() != "channels_last":
+        raise InputError(
+            "Keras is set to channels_first: expected channels_last; run "
+            "keras.config.set_image_data_format('channels_last')"
+        )
     multiple = 2**poolings
     if any(side is not None and side % multiple for side in input_shape[:2]):
         raise InputError(

@@ -37,8 +37,8 @@ def make_engine(model, engine="auto", *, precision="float32", threads=None):
             installed and knows all layers of the model: OpenVINO where Keras has
             no GPU, else Keras.
         precision: "float32", or on Keras and OpenVINO "bfloat16", whose products
-            have 8 bits of mantissa; OpenVINO computes in float32 on a processor
-            without such instructions.
+            have 8 bits of mantissa; refused on OpenVINO where the processor has no
+            such instructions.
         threads: Integer, CPU threads of OpenVINO and ONNX Runtime; their own choice
             by default.
 

@@ -4,9 +4,9 @@ A layer of `keras.ops` is many passes over a map there, each at the speed of mem
 `x * scale + offset` is two, the gradient of SiLU five. XLA makes one loop of a chain of
 such operations, and of sums, where it can add up neighbours in registers. It is used
 for these parts alone: its convolutions are slower than TensorFlow's. So the layers stay
-as they are everywhere else (JAX, PyTorch, float16, GPUs, where XLA compiles all by
-itself), and nothing but rounding differs. Nor is anything compiled at inference, where
-each size of a photograph would be compiled anew.
+as they are everywhere else (JAX, float16, GPUs, where XLA compiles all by itself), and
+nothing but rounding differs. Nor is anything compiled at inference, where each size of
+a photograph would be compiled anew.
 """
 
 import functools

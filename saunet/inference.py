@@ -55,7 +55,7 @@ class Segmenter:
         engine: "auto" (the fastest that is installed), "keras", "openvino" or
             "onnxruntime"; or an engine of `saunet.engines`, and then `model` may be
             `None`. It is made by the first prediction, with the weights of then.
-        precision: "float32", or "bfloat16" (OpenVINO).
+        precision: "float32", or "bfloat16" (Keras and OpenVINO).
         threads: CPU threads of OpenVINO and ONNX Runtime; their choice by default.
         fov_diameter: of the training images' fields of view, pixels; `None` where it
             is not known, and then `predict` cannot scale by it.

@@ -71,7 +71,9 @@ class Recipe:
             offline copies) or "none".
         upright: Share of the random views that are turned by quarter turns alone, at
             their own scale, so that no pixel of theirs is interpolated.
-        crop: Side of a random view in pixels; `None` for whole photographs.
+        crop: Side of a random view in pixels, a multiple of 16, with DropBlock at
+            least 112 (56 where a network pools three times); `None` for whole
+            photographs.
         placement: Padding of whole photographs, "centered" or "bottom_right".
         batch_size: Images a step.
         whole_epochs: With a `crop`, how many of the last epochs see whole
@@ -401,6 +403,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     # A recipe that cannot be built must not leave a folder behind.
     start = find_weights(recipe.start_from)[0] if recipe.start_from else None
     loss = _checked_loss(recipe)
+    _check_crop(recipe)
     keras.utils.set_random_seed(recipe.seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
@@ -456,6 +459,21 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         # `fit` ends by putting the moving average into the model.
         run.restore(model)
     return model
+
+
+def _check_crop(recipe):
+    """Refuses crops whose smallest map cannot hold a block of DropBlock."""
+    if not recipe.crop or recipe.crop >= 128:  # 8 pixels after four poolings
+        return
+    size = (recipe.crop, recipe.crop, 3)
+    try:
+        build_model(recipe.model, input_shape=size, **recipe.model_kwargs)
+    except InputError as error:
+        raise InputError(
+            f"recipe field crop={recipe.crop}: {error}; 112 fits every network"
+        ) from error
+    except (TypeError, ValueError):
+        pass  # of other options: said where the network is built for any size
 
 
 def _with_precision(recipe, out_dir, resume):

@@ -1,5 +1,6 @@
 """Two runs never write to one folder, and a dead one holds nothing."""
 
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -69,6 +70,20 @@ def test_windows_locks_a_file_in_the_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
 
 
+def test_windows_says_after_its_wait_that_another_run_writes(tmp_path, monkeypatch):
+    def locking(handle, mode, number):
+        raise OSError(errno.EDEADLOCK, "Resource deadlock avoided")
+
+    windows = SimpleNamespace(locking=locking, LK_LOCK=1, LK_NBLCK=2)
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(lock, "msvcrt", windows, raising=False)
+    with (
+        pytest.raises(InputError, match="another run still writes"),
+        lock_folder(tmp_path, wait=True),
+    ):
+        pass
+
+
 def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     def flock(handle, mode):
         raise OSError(95, "Operation not supported")
@@ -93,7 +108,7 @@ def test_two_predictions_into_one_folder(tmp_path):
 
 
 def test_two_trainings_into_one_folder(tmp_path):
-    recipe = recipe_with(RECIPES["smoke"], crop=32, batch_size=1)
+    recipe = recipe_with(RECIPES["smoke"], crop=64, batch_size=1)
     with lock_folder(tmp_path), pytest.raises(InputError, match=REFUSED):
         train(recipe, [fundus_like(32, 32)], tmp_path)
     assert list(tmp_path.iterdir()) == []

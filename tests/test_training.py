@@ -20,6 +20,7 @@ from saunet import training
 from saunet.data.field import field_of_view
 from saunet.errors import InputError, RunError
 from saunet.layers import DropBlock2D
+from saunet.models import build_model
 from saunet.training import (
     Recipe,
     epochs_since_best,
@@ -854,6 +855,27 @@ def test_a_split_that_cannot_be_is_refused(samples, validation, message):
 
 
 # ------------------------------------------------------------------------ recipes
+
+
+@pytest.mark.parametrize(
+    ("model", "crop", "fits"),
+    [
+        ("sa_unet", 48, False),
+        ("sa_unet", 64, True),
+        ("unet_32", 96, False),
+        ("unet_32", 112, True),
+    ],
+)
+def test_a_crop_holds_a_block_at_the_bottom(model, crop, fits, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "build_model", build_model)
+    kwargs = {"rate": 0.1}
+    recipe = replace(PLAIN, model=model, model_kwargs=kwargs, crop=crop, loss="bce")
+    if fits:
+        training._check_crop(recipe)
+    else:
+        with pytest.raises(InputError, match=f"crop={crop}: a .* map cannot hold"):
+            run(recipe, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ however that ends, and leaves no file behind. Windows cannot open a folder; ther
 on an empty file `.lock`, which stays.
 """
 
+import errno
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,12 @@ def lock_folder(folder, *, wait=False):
                 f"{folder}: another run writes to it: wait for its end, or choose "
                 "another folder with --out"
             ) from error
-        except OSError:
-            pass  # a network's file system that has no locks
+        except OSError as error:
+            # What Windows says after its ten seconds; else a file system without locks.
+            if not fcntl and error.errno == errno.EDEADLOCK:
+                raise InputError(
+                    f"{folder}: another run still writes to it: wait for its end"
+                ) from error
         yield
     finally:
         os.close(handle)

@@ -11,7 +11,8 @@ from saunet.layers.group_norm import moments, normalise
 class BatchNormalization(layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with a gradient by hand.
 
-    The same function, weights and weight order, and at inference Keras's own code.
+    The same function, weights and weight order, and at inference Keras's own code,
+    which in bfloat16 rounds the scale.
     In training Keras leaves the gradient of its moments to the backend, which
     spreads each of them over the map; here sums are taken per channel, and applied
     as one multiply-add (`GroupNormalization` has the same arithmetic).
@@ -28,7 +29,7 @@ class BatchNormalization(layers.BatchNormalization):
         epsilon: Float added to the variance.
         trainable: As of any layer; so are `dtype` and `name`.
 
-    Input and output shape: `(N, H, W, C)`, channels last.
+    Input and output shape: `(N, H, W, C)`, channels last. A mask is not heeded.
     """
 
     # Keras's other options, such as `scale` and `axis`, are not heeded: none is taken.

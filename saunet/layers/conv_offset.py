@@ -3,6 +3,8 @@
 import keras
 from keras import layers, ops
 
+from saunet.errors import InputError
+
 LAYOUTS = ("paired", "reference")
 
 
@@ -59,6 +61,13 @@ class ConvOffset2D(layers.Layer):
         self.built = True
 
     def call(self, inputs):
+        height, width = inputs.shape[1:3]
+        # Places are counted in float32: beyond, a neighbour would be taken.
+        if height and width and height * width >= 2**24:
+            raise InputError(
+                f"a {height}x{width} map (layer '{self.name}'): expected under 2**24 "
+                "pixels: cut the photograph into tiles"
+            )
         return sample(inputs, *self.shifts(inputs))
 
     def shifts(self, inputs):

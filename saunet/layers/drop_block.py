@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from saunet import fused
+from saunet.errors import InputError
 
 
 @keras.saving.register_keras_serializable("saunet")
@@ -100,9 +101,9 @@ class DropBlock2D(layers.Layer):
 
     def _check_fits(self, sides):
         if any(side is not None and side < self.block_size for side in sides):
-            raise ValueError(
-                f"A {tuple(sides)} map cannot hold a block of side {self.block_size} "
-                f"(layer '{self.name}'): lower `block_size` or feed a larger image."
+            raise InputError(
+                f"a {tuple(sides)} map cannot hold a block of side {self.block_size} "
+                f"(layer '{self.name}'): lower `block_size` or feed a larger image"
             )
 
     def _draw_seeds(self, n, height, width, words, bits):

@@ -173,16 +173,19 @@ def _mean_of_pixels(values):
 
 
 def _multiply_add(x, scale, offset):
-    return x * _on_pixels(scale, x) + _on_pixels(offset, x)
+    # In float32 and rounded once, as Keras does: in bfloat16 a gamma of 1.003 is 1.
+    y = ops.multiply(x, _on_pixels(scale))
+    return ops.cast(ops.add(y, _on_pixels(offset)), x.dtype)
 
 
 def _multiply_add_both(x, other, scale, slope, offset):
-    both = x * _on_pixels(scale, x) + other * _on_pixels(slope, x)
-    return both + _on_pixels(offset, x)
+    y = ops.multiply(x, _on_pixels(scale))
+    y = ops.add(y, ops.multiply(other, _on_pixels(slope)))
+    return ops.cast(ops.add(y, _on_pixels(offset)), x.dtype)
 
 
-def _on_pixels(per_channel, x):
-    return ops.cast(per_channel, x.dtype)[:, None, None, :]
+def _on_pixels(per_channel):
+    return per_channel[:, None, None, :]
 
 
 def _wide(values):

@@ -72,7 +72,8 @@ draw_u(
 )
 
 # %% [markdown]
-# The slides print the numbers of parameters; the networks here have the same.
+# The slides print the parameters of the U-Net (the trainable ones), the deformable
+# encoder and DU-Net; the networks here have the same.
 
 # %%
 counts = {

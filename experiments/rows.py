@@ -154,7 +154,8 @@ def _whole_pixels(dataset):
 def estimate_hours(recipe, dataset):
     """Returns the hours a run takes on two CPU cores, at most (no early stopping).
 
-    From the measured seconds of a step on 4x128x128 pixels, in proportion.
+    In float32: SA-UNet's `budget`, in bfloat16, took half of them. From the measured
+    seconds of a step on 4x128x128 pixels, in proportion.
     """
     with (ROOT / "benchmarks/results/one_epoch.csv").open(newline="") as file:
         times = {

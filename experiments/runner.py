@@ -147,7 +147,8 @@ def _print_plan(jobs):
             f"{hours:>8.1f}"
         )
     print(
-        f"about {total:.1f} hours in all on 2 CPU cores; a GPU is not in the estimate"
+        f"about {total:.1f} hours in all on 2 CPU cores in float32; bfloat16 and GPUs "
+        "are not in the estimate"
     )
 
 

@@ -21,8 +21,8 @@ trained likewise, by cross-entropy alone, is inferred.
 CHASE_DB1 is not in the paper: its row is ours, by STARE's settings, both eyes of the
 last child held out.
 
-`sa_unet_bce` by `budget` has the recipe and the seed of sa_unet.py's row `sa_unet`: it is
-that run, scored again.
+`sa_unet_bce` by `budget` has the recipe and the seed of sa_unet.py's row `sa_unet`: it
+is that run, scored again.
 
 `weights/sa_unet_v2_drive` is the row `sa_unet_v2` by the recipe `best`, seed 0;
 `weights/sa_unet_v2_chase_db1` by `finetune`.

@@ -32,7 +32,7 @@ clean:
 	rm -rf $(VENV) build demo site *.egg-info
 
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"saunet needs Python 3.11 or newer; this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"saunet needs Python 3.11 to 3.13, as TensorFlow does; this is {v[0]}.{v[1]}: make PYTHON=python3.13 ...")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@

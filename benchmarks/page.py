@@ -12,10 +12,11 @@ PAGE = """\
 # Speed
 
 Every time is a median, after a warm-up; what is compared with the stock build took
-turns with it in one process. Ratios carry over to other machines, milliseconds do not.
-The files behind the tables are in `benchmarks/results`, with versions, threads and
-commit; each table names the command that makes it. `saunet benchmark MODEL` prints the
-engines' table for your own machine.
+turns with it in one process. Milliseconds do not carry over to other machines, ratios
+do roughly: how far they moved from run to run is said below. The files behind the
+tables are in `benchmarks/results`, with versions, threads and commit; each table names
+the command that makes it. `saunet benchmark MODEL` prints the engines' table for your
+own machine.
 
 "Stock" is the same network of Keras's own layers (`benchmarks/stock.py`: its
 GroupNormalization and BatchNormalization, and DropBlock by keras-cv's formula), with
@@ -47,7 +48,12 @@ What the numbers say:
 - The stock build allocates much, so its time depends on how fast the system hands out
   memory: SA-UNetv2 took 338, 220, 249, 206 and 331 ms in five runs (OpenVINO 96, 75,
   78, 70 and 74), SA-UNet 125 and 172 in the last two (OpenVINO 59 and 65). The table is
-  of the last one. Alone in a process, twice: 272 and 327 ms, 167 and 116.
+  of the last one, which has the highest ratios. Over all runs recorded, earlier code
+  and other machines included, OpenVINO was 2.5 to 4.5 times faster than stock for
+  SA-UNetv2 (median of six 3.1) and 2.0 to 2.7 times for SA-UNet (2.4). Alone in a
+  process, stock took, twice, 272 and 327 ms, 167 and 116.
+- SA-UNet's normalisation is Keras's own at inference, so `predict` takes as long on our
+  build as on stock's: on Keras `Segmenter` is faster by `predict_on_batch` alone.
 - Of SA-UNetv2's time on OpenVINO convolutions are three quarters in float32 (55 ms)
   and three fifths in bfloat16 (28 ms); the rest is normalisation, SiLU and attention,
   which run at the speed of memory. SiLU written with an exponential or a tangent is no

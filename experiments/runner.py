@@ -175,7 +175,7 @@ def _check_jobs(paper, jobs, args):
                 f"{path} already holds {row.run_name(name, seed)}: add --resume to "
                 "leave it as it is, or choose another seed with --seeds"
             )
-        if args.ship and stored and not folder.exists():
+        if args.ship and stored and not (folder / "run.json").exists():
             raise InputError(
                 f"--ship: {path} holds {row.run_name(name, seed)}, but its weights are "
                 f"not in {folder}: give the folder of the runs with --runs"

@@ -1,35 +1,19 @@
 """What every notebook uses: a quiet start, photographs, pictures."""
 
 import os
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from saunet.quiet import load_framework
+
 FAST = bool(os.environ.get("SAUNET_NOTEBOOK_FAST"))  # the tests: seconds, tiny images
 
-
-def _import_keras():
-    """Imports Keras without the lines its backend writes before it can be asked not to.
-
-    TensorFlow's C++ parts write them to file descriptor 2.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import keras
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-    return keras
-
-
-keras = _import_keras()
+load_framework()  # before Keras is imported aloud
 
 import itertools
+
+import keras
 
 from saunet.data.datasets import load_dataset
 from saunet.data.synthetic import synthetic_fundus
@@ -52,12 +36,14 @@ def photographs(count, *, start=0, part="train"):
         part: "train" or "test", of DRIVE.
 
     Returns:
-        List of `saunet.data.datasets.Sample`.
+        List of `saunet.data.datasets.Sample`, all with vessels.
     """
     if folder := os.environ.get("SAUNET_DRIVE"):
-        print(f"photographs of DRIVE ({part}): {count}")
         samples = load_dataset("drive", folder, part)
-        return [samples[(start + i) % len(samples)] for i in range(count)]
+        if all(sample.vessels is not None for sample in samples):
+            print(f"photographs of DRIVE ({part}): {count}")
+            return [samples[(start + i) % len(samples)] for i in range(count)]
+        print("DRIVE's test labels are not in today's download")
     print(f"synthetic photographs: {count} (set SAUNET_DRIVE for DRIVE's)")
     first = start + (1000 if part == "test" else 0)
     height, width = brief((584, 565), (160, 144))

@@ -387,7 +387,6 @@ def demo(args):
     """Segment drawn photographs and score the maps."""
     load_framework()
     from saunet.data.images import writable_folder, write_png
-    from saunet.data.manifest import NAME
     from saunet.evaluation import evaluate, read_probability
     from saunet.folders import predict_files
     from saunet.inference import load_pretrained
@@ -397,13 +396,7 @@ def demo(args):
     samples = _synthetic("test")
     photographs = [folder / f"{sample.name}.png" for sample in samples]
     errors = [folder / f"{sample.name}_errors.png" for sample in samples]
-    if not (folder / NAME).exists():  # else the folder of a demo
-        for path in (*photographs, *errors, folder / "panel.png"):
-            if path.exists():
-                raise InputError(
-                    f"{path} exists, and would be overwritten: choose another folder "
-                    "with --out"
-                )
+    _refuse_others(folder, samples, photographs, [*errors, folder / "panel.png"])
     for path, sample in zip(photographs, samples, strict=True):
         write_png(path, sample.image)
     predict_files(segmenter, photographs, folder, progress=_show_progress(args))
@@ -422,6 +415,25 @@ def demo(args):
     _print_scores(result, f"{segmenter.name} on synthetic photographs", args.json)
     if not (args.json or args.quiet):
         print(f"photographs, maps and errors are in {folder}; panel.png shows all")
+
+
+def _refuse_others(folder, samples, photographs, more):
+    """Raises InputError where a demo would overwrite what is of no demo."""
+    import numpy as np
+
+    from saunet.data.images import read_image
+    from saunet.data.manifest import Manifest
+
+    done = {sample.name for sample in samples} <= Manifest(folder).rows.keys()
+    others = [] if done else [path for path in more if path.exists()]
+    for path, sample in zip(photographs, samples, strict=True):
+        if path.exists() and not np.array_equal(read_image(path), sample.image):
+            others.append(path)
+    if others:
+        raise InputError(
+            f"{others[0]} exists, and would be overwritten: choose another folder with "
+            "--out"
+        )
 
 
 def doctor(args):
@@ -958,7 +970,7 @@ def _seen_images(weights):
     from saunet.weights import seen_images
 
     if Path(weights).suffix.lower() == ".onnx":
-        return (read_metadata(weights) or {}).get("seen", [])
+        return (read_metadata(weights) or {}).get("seen") or []
     return seen_images(weights)
 
 

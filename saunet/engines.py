@@ -112,15 +112,16 @@ def open_exported(path, engine="auto", *, precision="float32", threads=None):
     """
     path = Path(path)
     kinds = {suffix: file_format for file_format, suffix in FORMATS.items()}
-    if not path.exists() or path.suffix not in kinds:
+    suffix = path.suffix.lower()
+    if not path.exists() or suffix not in kinds:
         raise InputError(
             f"{path}: expected an exported network, .onnx, .xml, .tflite or a "
             f"SavedModel's folder"
         )
     try:
-        if path.suffix == ".tflite":
+        if suffix == ".tflite":
             return LiteRTEngine(path)
-        if path.suffix == "":
+        if suffix == "":
             return SavedModelEngine(path)
         if engine == "auto":
             engine = "openvino" if find_spec("openvino") else "onnxruntime"

@@ -144,9 +144,7 @@ class Plan:
         with lock_folder(self.out_dir), _progress_bar(progress) as bar:
             if self.todo:
                 self.manifest.read()  # another run may have ended since the plan
-                self.manifest.rewrite(begun=self.todo)
-                for _, place in self.todo if elsewhere else ():
-                    self.manifest.begin(place)
+                self.manifest.rewrite(begun=self.todo if elsewhere else ())
             task = bar.add_task("segmenting", total=len(self.todo))
             for path, place, state, seconds, reason in outcomes:
                 self.manifest.append(
@@ -230,7 +228,7 @@ def plan_files(
 
 
 def segment_files(
-    segmenter, photographs, out_dir, threshold, options, *, begin=lambda place: None
+    segmenter, photographs, out_dir, threshold, options, *, begin=lambda *file: None
 ):
     """Reads, segments and writes photographs, with threads around.
 
@@ -242,7 +240,7 @@ def segment_files(
         out_dir: path of the folder of the results.
         threshold: float.
         options: dict, the options of `Segmenter.predict`.
-        begin: function of a folder and stem, called before its files change.
+        begin: function of a path, and folder and stem, called before its files change.
 
     Yields:
         (path, folder and stem, state, seconds of computing, "") once a photograph's
@@ -278,7 +276,7 @@ def segment_files(
                 yield path, place, state, None, reason
                 continue
             seconds = time.perf_counter() - started
-            begin(place)
+            begin(path, place)
             writing = writer.submit(write, results, image, probability)
             being_written.append(((path, place, state, seconds, ""), writing))
             if len(being_written) > WRITERS:

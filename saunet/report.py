@@ -288,7 +288,8 @@ def write_page(html, path):
 def _made_by(folder, paths):
     """Returns which network and settings made the maps, as `saunet predict` noted."""
     try:
-        rows = Manifest(folder).rows
+        noted = Manifest(folder).rows.items()
+        rows = {place: row for place, row in noted if row["status"] == "done"}
     except InputError:  # another program's table
         rows = {}
     noted = Counter(

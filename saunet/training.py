@@ -72,7 +72,7 @@ class Recipe:
         upright: Share of the random views that are turned by quarter turns alone, at
             their own scale, so that no pixel of theirs is interpolated.
         crop: Side of a random view in pixels, a multiple of 16, with DropBlock at
-            least 112 (56 where a network pools three times); `None` for whole
+            least 112 (64 where a network pools three times); `None` for whole
             photographs.
         placement: Padding of whole photographs, "centered" or "bottom_right".
         batch_size: Images a step.
@@ -403,7 +403,6 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     # A recipe that cannot be built must not leave a folder behind.
     start = find_weights(recipe.start_from)[0] if recipe.start_from else None
     loss = _checked_loss(recipe)
-    _check_crop(recipe)
     keras.utils.set_random_seed(recipe.seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
@@ -417,6 +416,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         ) from error
     finally:
         keras.config.set_dtype_policy(policy)
+    _check_sizes(recipe, training)
     if start:
         load_weights(model, start)
         description["start_sha256"] = sha256_of(start)
@@ -436,6 +436,8 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         run.write_hours()
         optimizer.finalize_variable_values(model.trainable_variables)
         return model
+    if resume:
+        _check_going_on(out_dir, devices)
     stages = _stages(recipe, training, steps, run.epochs_done, devices)
     for end, batches_from, start in stages:
         batches = _Batches(batches_from, start, len(model.outputs))
@@ -461,19 +463,33 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     return model
 
 
-def _check_crop(recipe):
-    """Refuses crops whose smallest map cannot hold a block of DropBlock."""
-    if not recipe.crop or recipe.crop >= 128:  # 8 pixels after four poolings
-        return
-    size = (recipe.crop, recipe.crop, 3)
-    try:
-        build_model(recipe.model, input_shape=size, **recipe.model_kwargs)
-    except InputError as error:
+def _check_sizes(recipe, samples):
+    """Refuses views whose smallest map cannot hold a block of DropBlock."""
+    whole = padded_size(*np.max([s.image.shape[:2] for s in samples], axis=0).tolist())
+    sizes = [] if recipe.crop is None else [(recipe.crop, recipe.crop)]
+    if recipe.crop is None or recipe.whole_epochs:
+        sizes.append(whole)
+    for size in sizes:
+        if min(size) >= 128:  # 8 pixels after four poolings
+            continue
+        try:
+            build_model(recipe.model, input_shape=(*size, 3), **recipe.model_kwargs)
+        except InputError as error:
+            raise InputError(
+                f"views of {size[1]}x{size[0]} pixels: {error}; 112 a side fit every "
+                "network"
+            ) from error
+
+
+def _check_going_on(folder, devices):
+    """Refuses what only a run that has epochs left needs."""
+    was = read_run(folder).get("devices", 1)
+    if was != devices:
         raise InputError(
-            f"recipe field crop={recipe.crop}: {error}; 112 fits every network"
-        ) from error
-    except (TypeError, ValueError):
-        pass  # of other options: said where the network is built for any size
+            f"{folder} was started on {was} device(s), whose batches are not those of "
+            f"{devices}: resume on as many, or choose another folder"
+        )
+    writable_folder(folder)
 
 
 def _with_precision(recipe, out_dir, resume):
@@ -544,10 +560,11 @@ def _check_arrays(sample):
             f"{image.shape[:2]}: both must be of one size"
         )
     if vessels.dtype != np.uint8 or vessels.max() > 1:
+        one_half = 127 if vessels.max() > 1 else 0.5
         raise InputError(
             f"vessels of sample '{sample.name}': {vessels.dtype} up to "
             f"{vessels.max()}, expected uint8 of 0 and 1: write "
-            '(vessels > 127).astype("uint8")'
+            f'(vessels > {one_half}).astype("uint8")'
         )
 
 
@@ -951,19 +968,12 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
                     f"{len(now)}; {differ[0]} differs): resume "
                     "with the same data, or choose another folder"
                 )
-        was, now = stored.get("devices", 1), description.get("devices", 1)
-        if was != now:
-            raise InputError(
-                f"{folder} was started on {was} device(s), whose batches are not those "
-                f"of {now}: resume on as many, or choose another folder"
-            )
         if stored.get("start_sha256") != description.get("start_sha256"):
             raise InputError(
                 f"{folder} was started from other weights than those that now lie in "
                 f"{description['recipe']['start_from']}: bring them back, or choose "
                 "another folder"
             )
-        writable_folder(folder)
         held.enter_context(lock.lock_folder(folder))
         return
     if resume:

@@ -14,6 +14,7 @@ import pytest
 
 import saunet
 from saunet import cli, weights
+from saunet.data import manifest
 from saunet.data.buckets import as_path
 from saunet.data.images import write_png
 from saunet.errors import InputError, RunError
@@ -506,11 +507,19 @@ def test_workers_are_of_a_cluster(capsys):
 
 
 def test_a_demo_overwrites_nothing(capsys, tmp_path):
+    def refused(name):
+        status, _, err = run(capsys, "demo", "--out", tmp_path)
+        assert (status, f"{name} exists, and would be overwritten" in err) == (2, True)
+
     (tmp_path / "panel.png").write_text("mine")
-    status, _, err = run(capsys, "demo", "--out", tmp_path)
-    assert (status, "panel.png exists, and would be overwritten" in err) == (2, True)
+    refused("panel.png")
     assert (tmp_path / "panel.png").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 1
+    manifest.Manifest(tmp_path).rewrite()  # of other photographs
+    refused("panel.png")
+    (tmp_path / "panel.png").unlink()
+    write_png(tmp_path / "synthetic_100.png", np.zeros((40, 50, 3), np.uint8))
+    refused("synthetic_100.png")
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):

@@ -103,7 +103,8 @@ def test_there_is_no_room_of_leftovers():
 
 def tracked_text():
     suffixes = {".py", ".md", ".toml", ".cfg", ".json", ".yml", ".ipynb", ".cff"}
-    skipped = {"build", "dist", "runs", "demo", "__pycache__"}
+    skipped = {"build", "dist", "runs", "demo", "site", "__pycache__"}
+    skipped |= {marker.parent.name for marker in ROOT.glob("*/pyvenv.cfg")}
     for path in sorted(ROOT.rglob("*")):
         parts = path.relative_to(ROOT).parts
         hidden = any(p.startswith(".") and p != ".ci" for p in parts)

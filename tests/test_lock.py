@@ -71,8 +71,10 @@ def test_windows_locks_a_file_in_the_folder(tmp_path, monkeypatch):
 
 
 def test_windows_says_after_its_wait_that_another_run_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(errno, "EDEADLOCK", 36, raising=False)
+
     def locking(handle, mode, number):
-        raise OSError(errno.EDEADLOCK, "Resource deadlock avoided")
+        raise OSError(36, "Resource deadlock avoided")
 
     windows = SimpleNamespace(locking=locking, LK_LOCK=1, LK_NBLCK=2)
     monkeypatch.setattr(lock, "fcntl", None)

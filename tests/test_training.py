@@ -871,11 +871,31 @@ def test_a_crop_holds_a_block_at_the_bottom(model, crop, fits, monkeypatch, tmp_
     kwargs = {"rate": 0.1}
     recipe = replace(PLAIN, model=model, model_kwargs=kwargs, crop=crop, loss="bce")
     if fits:
-        training._check_crop(recipe)
+        training._check_sizes(recipe, SAMPLES)
     else:
-        with pytest.raises(InputError, match=f"crop={crop}: a .* map cannot hold"):
+        with pytest.raises(InputError, match=f"views of {crop}x{crop} .* cannot hold"):
             run(recipe, tmp_path / "run")
         assert not (tmp_path / "run").exists()
+    whole = replace(recipe, crop=None)
+    with pytest.raises(InputError, match=r"views of 32x32 .* cannot hold"):
+        training._check_sizes(whole, SAMPLES)
+
+
+def test_a_run_of_two_devices_goes_on_on_two(tmp_path, monkeypatch):
+    """Where epochs are left; a finished one is shipped from anywhere."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_at_call(patch, training._RunFolder, "on_train_batch_end", 4)
+        with pytest.raises(Killed):
+            run(RECIPE, folder)
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, "devices": 2}))
+    with pytest.raises(InputError, match=r"was started on 2 device\(s\)"):
+        run(RECIPE, folder, resume=True)
+    (folder / "run.json").write_text(json.dumps(about))
+    run(RECIPE, folder, resume=True)
+    (folder / "run.json").write_text(json.dumps({**about, "devices": 2, "hours": 1}))
+    run(RECIPE, folder, resume=True)
 
 
 @pytest.mark.parametrize(

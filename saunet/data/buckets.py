@@ -32,6 +32,15 @@ class BucketFile:
         self.host, _, self.key = rest.partition("/")
         self._facts = None if size is None else (size, modified)
 
+    def __eq__(self, other):
+        return isinstance(other, BucketFile) and self._place() == other._place()
+
+    def __hash__(self):
+        return hash(self._place())
+
+    def _place(self):
+        return self.scheme, self.host, self.key, self.query
+
     def __str__(self):
         user, at, host = self.host.rpartition("@")
         shown = host if ":" in user else user + at + host  # no password

@@ -140,7 +140,7 @@ def read_label(path):
             f"{path}: its brightest pixel is {gray.max()} of {full}, expected a label: "
             "white vessels on black"
         )
-    if not vessels.any() and _decode(path).has_transparency_data:
+    if not vessels.any() and _is_transparent(_decode(path)):
         raise InputError(
             f"{path}: all black once its transparent pixels are: expected a label: "
             "white vessels on black"
@@ -158,6 +158,13 @@ def read_fov(path):
             f"{np.iinfo(gray.dtype).max}, expected a field of view: white on black"
         )
     return inside
+
+
+def _is_transparent(image):
+    """Returns whether any pixel is; a picture with an alpha channel may have none."""
+    if not image.has_transparency_data:
+        return False
+    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
 def _coloured(path):

@@ -28,8 +28,8 @@ class Manifest:
 
     A row is appended after its files are whole, so a photograph whose last row is not
     of status done is one to do again; half a row, at the end of a killed run, is none.
-    What has no row yet is begun from a run's start on, so that files which a killed
-    run has left are known for results; what has one, right before its files change.
+    A photograph is begun right before its files change (on a cluster when the run
+    starts), so that what a killed run has left is known for a result, and whose it is.
 
     Args:
         folder: of the results; a table in it is read.
@@ -104,11 +104,14 @@ class Manifest:
             return None
         if is_uri(noted):
             return noted
-        if os.path.exists(noted) and not (
-            os.path.exists(photograph) and os.path.samefile(noted, photograph)
-        ):
-            return noted
-        return None
+        if not os.path.exists(noted):
+            return None
+        same = (
+            not is_uri(photograph)
+            and os.path.exists(photograph)
+            and os.path.samefile(noted, photograph)
+        )
+        return None if same else noted
 
     def is_done(self, result, photograph, settings):
         """Returns whether a photograph as it is now was segmented with these settings.
@@ -128,29 +131,26 @@ class Manifest:
         """Writes the table anew, one row a result.
 
         Args:
-            begun: list of (photograph, result) that a run will do; one that has a row
-                keeps it.
+            begun: list of (photograph, result) whose files may change from now on.
 
         Raises:
             InputError: it cannot be written; the old one is whole then.
         """
         for photograph, result in begun:
-            row = {"result": str(result), "status": "begun"}
-            row["photograph"] = _place_of(photograph)
-            self.rows.setdefault(str(result), dict.fromkeys(COLUMNS, "") | row)
+            self.rows[str(result)] = _begun(photograph, result)
         lines = [_line(COLUMNS), *(_line(row.values()) for row in self.rows.values())]
         content = "".join(lines).encode("utf-8", errors="surrogateescape")
         write_bytes(self.path, content)
 
-    def begin(self, result):
-        """Notes that the files of a result are no longer what its row says.
+    def begin(self, photograph, result):
+        """Notes that the files of a result change, and are no longer as its row says.
 
         Raises:
             InputError: it cannot be written.
         """
-        row = self.rows[str(result)]
-        if row["status"] != "begun":
-            self._add({**row, "status": "begun"})
+        row = _begun(photograph, result)
+        if self.rows.get(str(result)) != row:
+            self._add(row)
 
     def append(self, result, photograph, state, settings, *, seconds=None, reason=""):
         """Adds a row to a table that `rewrite` has freed of half a row.
@@ -193,6 +193,11 @@ class Manifest:
                 f"{self.path}: cannot be written ({error.strerror}): give a writable "
                 f"folder with free space"
             ) from error
+
+
+def _begun(photograph, result):
+    row = {"result": str(result), "photograph": _place_of(photograph)}
+    return dict.fromkeys(COLUMNS, "") | row | {"status": "begun"}
 
 
 def results_of(folder, result):

@@ -12,7 +12,7 @@ from pathlib import Path
 from saunet.data.images import image_stem, is_image_name
 from saunet.errors import InputError
 
-EYES = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
+EYES = {"left": "L", "os": "L", "right": "R", "od": "R"}
 
 
 def list_images(folder):
@@ -139,8 +139,8 @@ def partner_finder(others):
             found = sorted([*beginnings.get(stem, ()), *shorter])
         alike = () if found else numbers.get(_number(stem), ())
         if alike:
-            eyes = _eyes(path)
-            found = [i for i in alike if len(eyes | _eyes(others[i])) < 2]
+            eye = _eye(path)
+            found = [i for i in alike if {eye, _eye(others[i])} != {"L", "R"}]
         if len(found) != 1:
             where = others[0].parent if others else "an empty folder"
             names = names_of([others[index] for index in found or alike])
@@ -251,10 +251,11 @@ def _number(stem):
     return str(int(key)) if key.isdecimal() else key
 
 
-def _eyes(path):
-    """Returns which eye a file's name says, if it does: {"L"} or {"R"}."""
+def _eye(path):
+    """Returns which eye a file's name says, "L" or "R", or None."""
     words = re.findall(r"[a-z]+", image_stem(path).lower())
-    return {EYES[word] for word in words if word in EYES}
+    eyes = {EYES[word] for word in words if word in EYES}
+    return eyes.pop() if len(eyes) == 1 else None
 
 
 def names_of(paths, root=None):

@@ -13,8 +13,9 @@ import numpy as np
 
 from saunet.data.padding import offsets
 
-# Pixels. A network without means over all pixels (GroupNorm, CBAM) sees no further than
-# the halo, so its tiles give the whole image's result; see benchmarks/tiling.py.
+# Pixels. SA-UNet, RSAN and the U-Nets, without means over all pixels (GroupNorm, CBAM),
+# see no further than the halo: tiles give the whole image's result (see
+# benchmarks/tiling.py).
 HALO = 128
 RAMP = 32
 

@@ -20,7 +20,7 @@ def image_input(input_shape, *, poolings):
     """
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
-            "Keras is set to channels_first: expected channels_last; run "
+            "image_data_format is channels_first, expected channels_last: run "
             "keras.config.set_image_data_format('channels_last')"
         )
     multiple = 2**poolings

@@ -153,3 +153,15 @@ def test_a_notebook_asserts_and_explains(name):
     assert kinds.count("markdown") >= 5
     tree = ast.parse("\n".join(text for kind, text in cells if kind == "code"))
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+
+
+def test_the_quickstart_prints_what_the_card_says():
+    """A card is written anew, a notebook has to be executed."""
+    cells = notebook("00_quickstart")["cells"]
+    printed = "".join(
+        "".join(output.get("text", ""))
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    path = FOLDER.parent / "weights" / "sa_unet_v2_drive" / "card.json"
+    assert json.loads(path.read_text())["limits"] in printed

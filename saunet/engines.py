@@ -125,7 +125,7 @@ def open_exported(path, engine="auto", *, precision="float32", threads=None):
             return SavedModelEngine(path)
         if engine == "auto":
             engine = "openvino" if find_spec("openvino") else "onnxruntime"
-        if path.suffix == ".xml":
+        if suffix == ".xml":
             engine = "openvino"
         need(engine, engine)
         return _graph_engine(engine, path, precision, threads)
@@ -134,7 +134,7 @@ def open_exported(path, engine="auto", *, precision="float32", threads=None):
     except Exception as error:  # each library raises a class of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{path}: cannot be read as {kinds[path.suffix]} ({reason}): export the "
+            f"{path}: cannot be read as {kinds[suffix]} ({reason}): export the "
             f"network again"
         ) from error
 

@@ -143,7 +143,10 @@ class Plan:
         written, skipped = [], {}
         with lock_folder(self.out_dir), _progress_bar(progress) as bar:
             if self.todo:
+                known = self.manifest.rows.copy()
                 self.manifest.read()  # another run may have ended since the plan
+                if self.manifest.rows != known:
+                    _refuse_taken(self.todo, self.out_dir, self.manifest)
                 self.manifest.rewrite(begun=self.todo if elsewhere else ())
             task = bar.add_task("segmenting", total=len(self.todo))
             for path, place, state, seconds, reason in outcomes:
@@ -374,6 +377,11 @@ def _refuse_collisions(photographs, out_dir, manifest):
                 f"{path} would be overwritten by a result: choose another folder "
                 f"with --out"
             )
+    _refuse_taken(photographs, out_dir, manifest)
+
+
+def _refuse_taken(photographs, out_dir, manifest):
+    """Raises InputError where a result would take the place of what is not its own."""
     for path, place in photographs:
         other = manifest.other_photograph(place, path)
         if other is not None:
@@ -382,7 +390,9 @@ def _refuse_collisions(photographs, out_dir, manifest):
                 f"another photograph: choose another folder with --out"
             )
         for result in results_of(out_dir, place).values():
-            if place not in manifest.rows and os.path.lexists(result):
+            # An empty one is what a loss of power leaves.
+            there = os.path.lexists(result) and _is_whole(result)
+            if there and not manifest.claims(place):
                 raise InputError(
                     f"{result} is no result of a run (by {manifest.path}), and would "
                     f"be overwritten: move it, or choose another folder with --out"

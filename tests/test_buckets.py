@@ -10,7 +10,7 @@ from test_folders import Counting, photograph, rows
 
 from saunet.data.buckets import BucketFile, as_path, is_uri
 from saunet.data.images import read_image
-from saunet.data.listing import find_images
+from saunet.data.listing import find_images, find_places
 from saunet.data.manifest import Manifest, state_of
 from saunet.errors import InputError
 from saunet.folders import predict_files
@@ -174,8 +174,24 @@ def test_a_file_of_a_bucket_travels_and_keeps_secrets():
     assert (again.key, again.query, again.name) == ("a/b c.png", "region=x", "b c.png")
     assert (again.stat().st_size, again.stat().st_mtime_ns) == (5, 7)
     assert str(again) == "s3://bucket/a/b c.png"
+    assert {again, file} == {file}
+    assert as_path("s3://bucket/a?region=x") != as_path("s3://bucket/a?region=y")
     assert as_path(file) is file
     assert not is_uri("C:/photographs")
+
+
+def test_a_query_says_which_store_and_not_which_result(tmp_path):
+    uri = "s3://bucket/left/eye.png?endpoint_override=http://localhost:9000"
+    (tmp_path / "list.txt").write_text(f"{uri}\n")
+    ((path, place),), _ = find_places([tmp_path / "list.txt"])
+    assert place == "eye"
+    manifest = Manifest(tmp_path)
+    manifest.rewrite()
+    manifest.append(place, path, ("5", "7"), "s", seconds=1)
+    assert manifest.rows["eye"]["photograph"] == uri
+    other = BucketFile("s3://bucket/left/eye.png", 5, 8)
+    assert manifest.other_photograph("eye", other) == uri
+    assert manifest.other_photograph("eye", BucketFile(str(other), 5, 7)) is None
 
 
 def test_without_pyarrow_the_command_that_helps_is_named(monkeypatch):

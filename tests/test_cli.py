@@ -301,6 +301,7 @@ def test_demo_leaves_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
         "synthetic_100_overlay.png",
         "synthetic_100_prob.png",
     ]
+    assert run(capsys, "demo", "--out", tmp_path / "demo")[0] == 0
 
 
 def test_convert_there_and_back(capsys, tmp_path, h5):

@@ -404,12 +404,24 @@ def test_pairs_by_the_same_name_come_first():
         (["01_a.png", "01_b.png"], ["01.gif"], "01_a.png, 01_b.png all belong to 01"),
         (["01.png"], ["011.gif"], "01.png has no partner"),
         (["11L.png"], ["11R_1stHO.png"], "11L.png has no partner"),
+        (["12_L_prob.png"], ["12_R.png"], "but 12_R.png, of the other eye"),
+        (["1_left.png"], ["1_right_manual.png"], "of the other eye"),
+        (["1_OD.png"], ["1_OS.png", "1_os_b.png"], "of the other eye"),
         (["a.png"], ["ab.png"], "a.png has no partner"),
     ],
 )
 def test_doubtful_pairs_are_refused(paths, others, message):
     with pytest.raises(InputError, match=message):
         pair_files([Path(path) for path in paths], [Path(other) for other in others])
+
+
+def test_eyes_tell_files_of_one_number_apart():
+    paths = [Path(f"12_{eye}.png") for eye in ("L", "R")]
+    others = [Path(f"12_manual_{eye}.gif") for eye in ("L", "R")]
+    assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
+    # Centred on the disc, "L": not the other eye of "OD".
+    one, other = Path("12_OD_L.png"), Path("12_label_OD.png")
+    assert pair_files([one], [other]) == {one: other}
 
 
 def test_many_files_are_paired_by_looking_at_each_a_few_times(tmp_path, monkeypatch):

@@ -585,6 +585,56 @@ def test_another_photograph_does_not_take_a_results_place(tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"2\.png"):
         predict_files(counting.segmenter, [tmp_path / "bad"], out)
     assert predict_files(counting.segmenter, [tmp_path / "good"], out)["written"]
+    # And takes nobody else's.
+    with pytest.raises(InputError, match="are the results of"):
+        predict_files(counting.segmenter, [tmp_path / "bad"], out)
+
+
+def test_what_is_gone_was_moved_only_if_this_is_it(tmp_path):
+    """Two discs are plugged in one after the other."""
+    for seed, name in enumerate("ab"):
+        photograph(tmp_path / name / "eye.png", seed)
+    predict_files(Counting().segmenter, [tmp_path / "a" / "eye.png"], tmp_path / "out")
+    (tmp_path / "a").rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"are the results of .*a/eye\.png"):
+        predict_files(Counting().segmenter, [tmp_path / "b"], tmp_path / "out")
+
+
+def test_a_mask_drawn_for_a_photograph_that_failed_stays(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"none")
+    photograph(tmp_path / "b.png")
+    predict_files(Counting().segmenter, [tmp_path], tmp_path)
+    photograph(tmp_path / "a_mask.png", 1)
+    before = (tmp_path / "a_mask.png").read_bytes()
+    photograph(path, 2)
+    for inputs in ([path], [tmp_path]):
+        with pytest.raises(InputError, match=r"a_mask\.png .*overwritten"):
+            predict_files(Counting().segmenter, inputs, tmp_path)
+    assert (tmp_path / "a_mask.png").read_bytes() == before
+
+
+def test_a_photograph_that_fails_later_may_be_done_again(tmp_path):
+    path, out = tmp_path / "a.png", tmp_path / "out"
+    photograph(path)
+    photograph(tmp_path / "b.png")
+    predict_files(Counting().segmenter, [tmp_path], out)
+    path.write_bytes(b"none")
+    assert predict_files(Counting().segmenter, [tmp_path], out)["skipped"]
+    photograph(path, 3)
+    assert predict_files(Counting().segmenter, [tmp_path], out)["written"] == ["a"]
+
+
+def test_a_run_that_ended_since_the_plan_keeps_its_results(tmp_path):
+    for seed, name in enumerate("ab"):
+        photograph(tmp_path / name / "eye.png", seed)
+    out = tmp_path / "out"
+    plan = plan_files(Counting().segmenter, [tmp_path / "b"], out)
+    predict_files(Counting().segmenter, [tmp_path / "a"], out)
+    before = (out / "eye_mask.png").read_bytes()
+    with pytest.raises(InputError, match=r"are the results of .*a/eye\.png"):
+        plan.note([])
+    assert (out / "eye_mask.png").read_bytes() == before
 
 
 def test_results_of_other_runs_are_no_photographs(tree):

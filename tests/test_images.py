@@ -299,6 +299,9 @@ def test_a_label_drawn_on_transparency_is_refused(tmp_path):
     strokes[..., :3] = 255
     Image.fromarray(strokes).save(tmp_path / "strokes.png")
     assert read_label(tmp_path / "strokes.png").sum() == 100
+    strokes[:] = 0, 0, 0, 255  # no vessel, and nothing transparent
+    Image.fromarray(strokes).save(tmp_path / "strokes.png")
+    assert not read_label(tmp_path / "strokes.png").any()
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif"])

@@ -334,6 +334,10 @@ def test_the_manifest_says_what_made_the_maps(folders, tmp_path):
     )
     manifest.append("left/2", "photo", ("5", "7"), "saunet=1 net:0a views=8")
     assert network() == "saunet=1 net:0a views=8"
+    manifest.begin("photo", "1")  # and was stopped: nobody knows what made the map
+    assert network() == (
+        "1 of 2 maps: not recorded; 1 of 2 maps: saunet=1 net:0a views=8"
+    )
     (tmp_path / "manifest.csv").write_text("file,size\n1,2\n")
     assert network() == "not recorded"
 

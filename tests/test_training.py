@@ -877,6 +877,10 @@ def test_a_crop_holds_a_block_at_the_bottom(model, crop, fits, monkeypatch, tmp_
             run(recipe, tmp_path / "run")
         assert not (tmp_path / "run").exists()
     whole = replace(recipe, crop=None)
+    later = replace(recipe, crop=128, whole_epochs=1)
+    with pytest.raises(InputError, match=r"views of 32x32 .* cannot hold"):
+        training._check_sizes(later, SAMPLES)
+    training._check_sizes(replace(later, whole_epochs=0), SAMPLES)
     with pytest.raises(InputError, match=r"views of 32x32 .* cannot hold"):
         training._check_sizes(whole, SAMPLES)
 

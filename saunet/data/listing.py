@@ -123,7 +123,7 @@ def _listed(path):
     folder, found = str(path)[: -len(path.name)], []
     for name in names:
         if is_uri(name) or os.path.isabs(name):
-            found.append((as_path(name), image_stem(name)))
+            found.append((as_path(name), image_stem(as_path(name).name)))
         else:
             inside = ".." not in Path(name).parts
             place = _place(name) if inside else image_stem(name)

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import time
 from pathlib import Path
 
 from saunet.data.buckets import as_path, is_uri
@@ -41,6 +42,7 @@ class Manifest:
     def __init__(self, folder):
         self.path = Path(folder) / NAME
         self.rows = {}  # result -> its last row
+        self._synced = 0.0
         self.read()
 
     def read(self):
@@ -78,18 +80,27 @@ class Manifest:
             ) from error
 
     def results(self):
-        """Returns the paths of the files of all rows, without links."""
+        """Returns the paths of the files of all rows that claim some, without links."""
         return {
             path.resolve()
             for result in self.rows
+            if self.claims(result)
             for path in results_of(self.path.parent, result).values()
         }
+
+    def claims(self, result):
+        """Returns whether files of this result, if there are any, are of a run.
+
+        Of a photograph that failed and was never begun before there are none.
+        """
+        row = self.rows.get(result)
+        return row is not None and (row["status"] != "failed" or bool(row["settings"]))
 
     def other_photograph(self, result, photograph):
         """Returns another photograph whose result this name has, or None.
 
-        One that is no longer there may have been moved: it is none. Nor is one that was
-        never done, and has left no file.
+        One that was moved is none: it is no longer where it was, and this one has its
+        bytes and its time of change. Nor is one that was never done, and left no file.
 
         Args:
             result: str, folder and stem of the result.
@@ -97,15 +108,14 @@ class Manifest:
         """
         row = self.rows.get(result, {})
         noted = row.get("photograph")
-        if not noted or noted == _place_of(photograph):
+        if not self.claims(result) or not noted or noted == _place_of(photograph):
             return None
         files = results_of(self.path.parent, result).values()
         if row["status"] != "done" and not any(map(os.path.lexists, files)):
             return None
-        if is_uri(noted):
-            return noted
-        if not os.path.exists(noted):
-            return None
+        if is_uri(noted) or not os.path.exists(noted):
+            moved = (row["bytes"], row["modified"]) == state_of(photograph)
+            return None if moved else noted
         same = (
             not is_uri(photograph)
             and os.path.exists(photograph)
@@ -155,6 +165,8 @@ class Manifest:
     def append(self, result, photograph, state, settings, *, seconds=None, reason=""):
         """Adds a row to a table that `rewrite` has freed of half a row.
 
+        One that failed takes nothing from another photograph whose result this is.
+
         Args:
             result: as in `is_done`.
             photograph: likewise.
@@ -166,6 +178,10 @@ class Manifest:
         Raises:
             InputError: it cannot be written.
         """
+        if reason:
+            if self.other_photograph(str(result), photograph):
+                return
+            settings = settings if self.claims(str(result)) else ""
         row = dict(
             zip(
                 COLUMNS,
@@ -188,6 +204,12 @@ class Manifest:
         try:
             with self.path.open("ab") as file:
                 file.write(_line(row.values()).encode("utf-8", "surrogateescape"))
+                # So that a loss of power takes no more than a second's rows: for each
+                # of them it would take longer than a small photograph.
+                if time.monotonic() - self._synced > 1:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    self._synced = time.monotonic()
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}): give a writable "
@@ -207,7 +229,10 @@ def results_of(folder, result):
 
 def _place_of(photograph):
     """Returns a URI, or a path that is the same from every folder."""
-    return str(photograph) if is_uri(photograph) else os.path.abspath(photograph)
+    if not is_uri(photograph):
+        return os.path.abspath(photograph)
+    query = as_path(photograph).query  # which store it is, at times
+    return str(photograph) + (f"?{query}" if query else "")
 
 
 def state_of(photograph):

@@ -13,6 +13,7 @@ from saunet.data.images import image_stem, is_image_name
 from saunet.errors import InputError
 
 EYES = {"left": "L", "os": "L", "right": "R", "od": "R"}
+LETTERS = {"l": "L", "r": "R"}
 
 
 def list_images(folder):
@@ -254,8 +255,11 @@ def _number(stem):
 def _eye(path):
     """Returns which eye a file's name says, "L" or "R", or None."""
     words = re.findall(r"[a-z]+", image_stem(path).lower())
-    eyes = {EYES[word] for word in words if word in EYES}
-    return eyes.pop() if len(eyes) == 1 else None
+    for known in (EYES, LETTERS):  # a letter may mean something else beside a word
+        eyes = {known[word] for word in words if word in known}
+        if eyes:
+            return eyes.pop() if len(eyes) == 1 else None
+    return None
 
 
 def names_of(paths, root=None):

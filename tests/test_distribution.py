@@ -36,7 +36,7 @@ assert keras.backend.backend() == backend
 assert len(keras.distribution.list_devices()) == 2
 
 
-def toy_network(name):
+def toy_network(name, **kwargs):
     x = inputs = keras.Input((None, None, 3), name="image")
     x = layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(x)
     x = layers.Conv2D(1, 1, activation="sigmoid", name="vessels")(x)

@@ -91,7 +91,7 @@ class Manifest:
     def claims(self, result):
         """Returns whether files of this result, if there are any, are of a run.
 
-        Of a photograph that failed and was never begun before there are none.
+        Of a photograph that failed and had none before there are none.
         """
         row = self.rows.get(result)
         return row is not None and (row["status"] != "failed" or bool(row["settings"]))
@@ -181,7 +181,8 @@ class Manifest:
         if reason:
             if self.other_photograph(str(result), photograph):
                 return
-            settings = settings if self.claims(str(result)) else ""
+            left = map(os.path.lexists, results_of(self.path.parent, result).values())
+            settings = settings if self.claims(str(result)) and any(left) else ""
         row = dict(
             zip(
                 COLUMNS,

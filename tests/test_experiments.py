@@ -479,32 +479,24 @@ def test_what_would_end_a_later_job_is_said_before_the_first(
     assert not list(toy.runs.glob("*seed1*"))
 
 
-def test_a_row_that_cannot_be_trained_ends_alone(toy, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RunError("the loss became nan"), 1), (InputError("no shares of 2 devices"), 2)],
+)
+def test_a_training_that_cannot_go_on_ends_alone(
+    error, status, toy, monkeypatch, capsys
+):
     real = training.train
 
     def train(recipe, *args, **kwargs):
         if recipe.seed == 1:
-            raise InputError("batch_size=1 cannot be shared out to 2 devices")
+            raise error
         return real(recipe, *args, **kwargs)
 
     monkeypatch.setattr(runner, "train", train)
-    assert toy("--seeds", 1, 0) == 2
-    assert "cannot be shared out" in capsys.readouterr().err
-    assert [row["seed"] for row in rows_in(toy.path)] == [0]
-
-
-def test_a_training_that_diverges_ends_alone(toy, monkeypatch, capsys):
-    real = training.train
-
-    def train(recipe, *args, **kwargs):
-        if recipe.seed == 1:
-            raise RunError("the loss became nan")
-        return real(recipe, *args, **kwargs)
-
-    monkeypatch.setattr(runner, "train", train)
-    assert toy("--seeds", 1, 0) == 1
+    assert toy("--seeds", 1, 0) == status
     out, err = capsys.readouterr()
-    assert err == "error: the loss became nan\n"
+    assert err == f"error: {error}\n"
     assert "published" in out
     assert [row["seed"] for row in rows_in(toy.path)] == [0]
 

@@ -165,8 +165,6 @@ class Manifest:
     def append(self, result, photograph, state, settings, *, seconds=None, reason=""):
         """Adds a row to a table that `rewrite` has freed of half a row.
 
-        One that failed takes nothing from another photograph whose result this is.
-
         Args:
             result: as in `is_done`.
             photograph: likewise.
@@ -179,8 +177,6 @@ class Manifest:
             InputError: it cannot be written.
         """
         if reason:
-            if self.other_photograph(str(result), photograph):
-                return
             left = map(os.path.lexists, results_of(self.path.parent, result).values())
             settings = settings if self.claims(str(result)) and any(left) else ""
         row = dict(

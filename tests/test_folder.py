@@ -188,7 +188,7 @@ def test_the_doctor_goes_on_after_a_problem(tmp_path):
         "eye2.png has no partner",
         "eye10.png: not a picture",
         "eye1_manual.png: 49x40 pixels",
-        "% vessel, expected white vessels on black: invert it",
+        "% vessel, expected a label: white vessels on black: invert it",
         f"eye3.png: the same pixels as {twin}",
     ):
         assert any(words in problem for problem in problems), words

@@ -324,6 +324,17 @@ def test_a_label_of_arteries_and_veins_is_refused(tmp_path):
     assert images.read_label(white).sum() == (label.max(2) > 0).sum()
 
 
+def test_a_label_that_is_mostly_white_is_refused(tmp_path):
+    """Black vessels on white, or the folder of fields of view in place of labels'."""
+    label = np.full((40, 50), 255, np.uint8)
+    label[:20] = 0
+    assert read_label(save(tmp_path / "half.png", label)).mean() == 0.5
+    label[20] = 255
+    label[0] = 255
+    with pytest.raises(InputError, match=r"52% vessel, expected a label: .* invert it"):
+        read_label(save(tmp_path / "most.png", label))
+
+
 @pytest.mark.parametrize(("dtype", "value"), [("uint16", 255), ("uint8", 100)])
 def test_a_field_of_view_without_a_bright_pixel_is_refused(tmp_path, dtype, value):
     path = tmp_path / "fov.png"

@@ -169,11 +169,6 @@ def _load(image, label, field):
                 f"{sides(pixels)} pixels: both "
                 "must be of one size"
             )
-    if vessels.mean() > 0.5:
-        raise InputError(
-            f"{label}: {vessels.mean():.0%} vessel, expected white vessels on black: "
-            "invert it"
-        )
     return Sample(
         name=image_stem(image),
         image=pixels,

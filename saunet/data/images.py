@@ -145,6 +145,11 @@ def read_label(path):
             f"{path}: all black once its transparent pixels are: expected a label: "
             "white vessels on black"
         )
+    if vessels.mean() > 0.5:  # they cover an eighth of a retina
+        raise InputError(
+            f"{path}: {vessels.mean():.0%} vessel, expected a label: white vessels on "
+            "black: invert it, or, if it is a field of view, give the labels' folder"
+        )
     return vessels
 
 

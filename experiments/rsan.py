@@ -2,7 +2,7 @@
 
     python experiments/rsan.py --data-dir DATA --dry-run
     python experiments/rsan.py --data-dir DATA --rows rsan --dataset drive \
-        --results runs/results
+        --recipe best --results runs/results
 
 Paper: Guo et al., https://arxiv.org/abs/2009.08829: BCE, Adam; DRIVE batch 2, 150
 epochs at 1e-3 and 50 at 1e-4, DropBlock keeps .85; CHASE_DB1 batch 1, 100 and 50

@@ -560,8 +560,8 @@ def _parser():
     sub.add_argument(
         "--start-from",
         metavar="NAME_OR_H5",
-        help="weights to begin with, of the same network: a shipped name, a run's "
-        "folder or an .h5 file (default: new ones)",
+        help="weights to begin with, and their network unless --model is given: a "
+        "shipped name, a run's folder or an .h5 file (default: new ones)",
     )
     sub.add_argument(
         "--epochs",
@@ -717,7 +717,7 @@ def _parser():
         "--int8",
         nargs="+",
         metavar="IMAGE_OR_FOLDER",
-        help="onnx: convolve 8-bit integers, scaled on some eight training images",
+        help="onnx: convolve 8-bit integers, scaled on these training images; eight do",
     )
     _output_options(sub)
     return parser

@@ -101,7 +101,7 @@ def write_maps(segmenter, samples, out):
     for index in (int(np.argmax(f1)), int(np.argmin(f1))):
         sample = samples[index]
         found = maps[index] > segmenter.threshold
-        errors = error_map(None, found, sample.vessels, sample.fov)
+        errors = error_map(found, sample.vessels, sample.fov)
         rows.append([sample.image, sample.vessels, maps[index], errors])
         print(f"{segmenter.name}: {sample.name} F1 {f1[index]:.4f}")
     titles = ["photograph", "first observer", "probability", "found, false, missed"]

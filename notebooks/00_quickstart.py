@@ -112,7 +112,7 @@ for name in ("sensitivity", "specificity", "accuracy", "f1", "auc"):
     print(f"{name:12} {scores[name]:.4f}")
 
 # %%
-errors = error_map(None, vessels, sample.vessels, sample.fov)
+errors = error_map(vessels, sample.vessels, sample.fov)
 show(
     [sample.vessels.astype(float), vessels.astype(float), errors],
     ["true vessels", "found", "errors"],

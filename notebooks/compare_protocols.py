@@ -228,7 +228,7 @@ def crop(array):
 show(
     [crop(sample.image)]
     + [
-        crop(error_map(None, guess, sample.vessels, sample.fov))
+        crop(error_map(guess, sample.vessels, sample.fov))
         for guess in (second[0], maps[0] > 0.5)
     ],
     ["photograph", who, "network"],

@@ -204,7 +204,7 @@ for name in ("sensitivity", "specificity", "f1", "auc"):
     print(f"{name:12} {scores[name]:.4f}")
 
 eye = test[0]
-errors = error_map(None, maps[0] > threshold, eye.vessels, eye.fov)
+errors = error_map(maps[0] > threshold, eye.vessels, eye.fov)
 show(
     [eye.image, eye.vessels, maps[0], errors],
     ["photograph", "true vessels", "probability", "errors"],

@@ -118,7 +118,7 @@ for guess in moved:
     assert np.isclose(1 - as_loss, by_hand, atol=1e-5)
     values.append(by_hand)
 show(
-    [error_map(None, guess, truth) for guess in moved],
+    [error_map(guess, truth) for guess in moved],
     [f"Dice {value:.2f}" for value in values],
     size=2,
 )

@@ -404,7 +404,7 @@ def demo(args):
     rows = []
     for sample, probability, path in zip(samples, maps, errors, strict=True):
         vessels = probability > segmenter.threshold
-        picture = error_map(None, vessels, sample.vessels, sample.fov)
+        picture = error_map(vessels, sample.vessels, sample.fov)
         write_png(path, picture)
         rows.append([sample.image, sample.vessels, probability, picture])
     titles = ["photograph", "true vessels", "probability", "found, false, missed"]

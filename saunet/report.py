@@ -485,7 +485,6 @@ def _image_table(result, anchors):
 def _scored_figure(case, row, anchors, region, threshold, side):
     probability = case.probability()
     errors = viz.error_map(
-        None,
         probability > threshold,
         case.vessels(),
         case.fov() if region == "fov" else None,

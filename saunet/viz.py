@@ -1,4 +1,4 @@
-"""Pictures of results: vessels on the photograph, errors, curves, panels.
+"""Pictures of results: vessels on the photograph, errors, panels; a run's log.
 
 The colours are of Okabe and Ito's palette, which readers with any kind of colour
 blindness tell apart (https://jfly.uni-koeln.de/color). Matplotlib is imported where
@@ -6,12 +6,13 @@ it is used, and drawn on without its global state.
 """
 
 import csv
+import io
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
+from saunet.data.images import write_bytes
 from saunet.errors import InputError
 
 VESSEL = (86, 255, 233)  # not a colour of any retina
@@ -56,11 +57,10 @@ def overlay(image, mask, colour=VESSEL, alpha=0.6):
     return picture
 
 
-def error_map(image, prediction, truth, fov=None):
+def error_map(prediction, truth, fov=None):
     """Paints which vessel pixels were found, invented and missed.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB shown faintly behind, or None for black.
         prediction: `(H, W)`, nonzero or true at predicted vessels.
         truth: `(H, W)`, nonzero or true at true vessels.
         fov: `(H, W)`, nonzero or true inside the field of view; what lies outside
@@ -76,11 +76,6 @@ def error_map(image, prediction, truth, fov=None):
     _same_size(prediction=prediction, truth=truth)
     picture = np.empty((*truth.shape, 3), np.uint8)
     picture[:] = BACKGROUND
-    if image is not None:
-        image = np.asarray(image)
-        _same_size(image=image, truth=truth)
-        # Grey and dim: the photograph's own colours must not look like errors.
-        picture[:] = (0.3 * image.mean(axis=2, keepdims=True)).astype(np.uint8)
     picture[prediction & truth] = TRUE_POSITIVE
     picture[prediction & ~truth] = FALSE_POSITIVE
     picture[~prediction & truth] = FALSE_NEGATIVE
@@ -89,53 +84,6 @@ def error_map(image, prediction, truth, fov=None):
         _same_size(fov=fov, truth=truth)
         picture[~fov.astype(bool)] = OUTSIDE
     return picture
-
-
-def training_curves(csv_path, out_png):
-    """Draws the loss, and the learning rate if it was logged, over the epochs.
-
-    Args:
-        csv_path: file with a header line and the columns `epoch`, `loss`, and where
-            they exist `val_loss` and `learning_rate`; an empty cell has no point.
-        out_png: file to write.
-
-    Raises:
-        InputError: the file is missing, has no such columns, no rows, or a cell that
-            is no number; or the picture cannot be written.
-    """
-    columns = read_log(csv_path)
-    rows = 1 + ("learning_rate" in columns)
-    figure = _figure(6.4, 2.4 + 1.6 * rows)
-    heights = {"height_ratios": [2.2, 1][:rows]}
-    axes = figure.subplots(rows, sharex=True, squeeze=False, gridspec_kw=heights)[:, 0]
-    curves = (
-        (0, "loss", "training", "#0072B2"),
-        (0, "val_loss", "validation", "#D55E00"),
-        (1, "learning_rate", "learning rate", "#009E73"),
-    )
-    for row, name, label, colour in curves:
-        points = zip(columns["epoch"], columns.get(name, ()), strict=False)
-        points = [point for point in points if not math.isnan(point[1])]
-        if points:
-            # Few points are shown as such: one alone would be a line of no length.
-            marker = "o" if len(points) < 30 else ""
-            axes[row].plot(
-                *zip(*points, strict=True),
-                color=colour,
-                label=label,
-                marker=marker,
-                markersize=3,
-            )
-    axes[0].set_ylabel("loss")
-    if axes[0].lines:
-        axes[0].legend(frameon=False)
-    if rows == 2:
-        axes[1].set_ylabel("learning rate")
-    axes[-1].set_xlabel("epoch")
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    _save(figure, out_png)
 
 
 def panel(rows, titles, out_png):
@@ -157,9 +105,14 @@ def panel(rows, titles, out_png):
             f"a panel of {len(titles)} titles got rows of {lengths} pictures: give "
             "at least one row, and one title a column"
         )
+    # Not by pyplot, which keeps every figure.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     side = 2.6
     tallest = [max(p.shape[0] / p.shape[1] for p in row) for row in rows]
-    figure = _figure(side * len(titles), side * sum(tallest) + 0.3)
+    figsize = side * len(titles), side * sum(tallest) + 0.3
+    figure = Figure(figsize=figsize, layout="constrained", dpi=120)
     axes = figure.subplots(
         len(rows),
         len(titles),
@@ -172,7 +125,9 @@ def panel(rows, titles, out_png):
             axis.set_axis_off()
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
-    _save(figure, out_png)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(content, format="png")
+    write_bytes(out_png, content.getvalue())
 
 
 def _same_size(**arrays):
@@ -189,14 +144,16 @@ def read_log(csv_path):
     """Returns the known columns of a training log as lists of numbers.
 
     Args:
-        csv_path: as in `training_curves`.
+        csv_path: file with a header line and the columns `epoch`, `loss`, and where
+            they exist `val_loss` and `learning_rate`.
 
     Returns:
         Dict from epoch, loss, val_loss and learning_rate, as far as they are there,
         to lists of floats; NaN where a cell is empty.
 
     Raises:
-        InputError: as `training_curves`.
+        InputError: the file is missing, has no such columns, no rows, or a cell that
+            is no number.
     """
     path = Path(csv_path)
     try:
@@ -222,30 +179,4 @@ def read_log(csv_path):
     except ValueError as error:
         raise InputError(
             f"{path}: {error}: expected numbers in the columns {', '.join(known)}"
-        ) from error
-
-
-def _figure(width, height):
-    """Returns an empty figure, inches, that pyplot does not know of."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=120)
-
-
-def _save(figure, path):
-    """Writes a figure as PNG: beside its name first, then renamed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            FigureCanvasAgg(figure).print_figure(beside, format="png")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}): give an existing, "
-            "writable folder with free space"
         ) from error

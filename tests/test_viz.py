@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from saunet import viz
+from saunet.data import images
 from saunet.errors import InputError
 
 MASK = np.array([[0, 1, 0], [1, 1, 0]], np.uint8)
-LOG = "epoch,loss,val_loss,learning_rate\n0,0.9,1.0,0.001\n1,0.5,,0.0005\n2,0.4,0.6,0\n"
 
 
 def _photograph(height, width):
@@ -63,9 +63,9 @@ def test_error_map_colours_each_outcome():
     prediction = np.array([[1, 1, 0, 0, 1]])
     truth = np.array([[1, 0, 1, 0, 1]])
     fov = np.array([[1, 1, 1, 1, 0]])
-    found, invented, missed, nothing, outside = viz.error_map(
-        None, prediction, truth, fov
-    )[0].tolist()
+    found, invented, missed, nothing, outside = viz.error_map(prediction, truth, fov)[
+        0
+    ].tolist()
     assert tuple(found) == viz.TRUE_POSITIVE == viz.LEGEND["vessel found"]
     assert tuple(invented) == viz.FALSE_POSITIVE == viz.LEGEND["not a vessel"]
     assert tuple(missed) == viz.FALSE_NEGATIVE == viz.LEGEND["vessel missed"]
@@ -73,20 +73,9 @@ def test_error_map_colours_each_outcome():
     assert tuple(outside) == viz.OUTSIDE
 
 
-def test_error_map_shows_the_photograph_grey_and_dim():
-    image, nothing = _photograph(4, 5), np.zeros((4, 5), bool)
-    picture = viz.error_map(image, nothing, nothing)
-    assert picture.dtype == np.uint8
-    assert (np.ptp(picture, axis=2) == 0).all()
-    assert 0 < picture.max() <= 77  # .3 * 255
-    brighter = image.mean(axis=2).ravel().argsort()
-    assert (np.diff(picture[..., 0].ravel()[brighter].astype(int)) >= 0).all()
-
-
-@pytest.mark.parametrize("wrong", ["image", "prediction", "fov"])
+@pytest.mark.parametrize("wrong", ["prediction", "fov"])
 def test_error_map_names_the_array_of_another_size(wrong):
     arrays = {
-        "image": np.zeros((4, 5, 3), np.uint8),
         "prediction": np.zeros((4, 5)),
         "truth": np.zeros((4, 5)),
         "fov": np.ones((4, 5)),
@@ -139,36 +128,6 @@ def _read(path):
     return picture[..., ::-1].astype(int)
 
 
-def _has(picture, hexadecimal):
-    colour = [int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5)]
-    return bool((np.abs(picture - colour).max(axis=2) < 12).any())
-
-
-def test_training_curves_draw_each_logged_column(tmp_path):
-    log, out = tmp_path / "log.csv", tmp_path / "curves.png"
-    log.write_text(LOG)
-    viz.training_curves(log, out)
-    picture = _read(out)
-    for colour in ("#0072B2", "#D55E00", "#009E73"):
-        assert _has(picture, colour)
-
-    log.write_text("epoch,loss\n0,0.5\n")
-    viz.training_curves(log, out)
-    alone = _read(out)
-    assert alone.shape[0] < picture.shape[0]
-    assert _has(alone, "#0072B2")
-    assert not _has(alone, "#D55E00")
-    assert not _has(alone, "#009E73")
-
-
-def test_training_curves_survive_a_killed_run(tmp_path):
-    log, out = tmp_path / "log.csv", tmp_path / "curves.png"
-    for text in (LOG + "3,", "epoch,loss\n0,nan\n"):
-        log.write_text(text)
-        viz.training_curves(log, out)
-        _read(out)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -179,13 +138,12 @@ def test_training_curves_survive_a_killed_run(tmp_path):
         ("epoch,loss\n1,high\n", "high.*expected numbers"),
     ],
 )
-def test_training_curves_refuse_other_files(tmp_path, text, message):
-    log, out = tmp_path / "log.csv", tmp_path / "curves.png"
+def test_other_files_are_no_log(tmp_path, text, message):
+    log = tmp_path / "log.csv"
     if text is not None:
         log.write_text(text)
     with pytest.raises(InputError, match=message):
-        viz.training_curves(log, out)
-    assert not out.exists()
+        viz.read_log(log)
 
 
 def test_panel_has_a_cell_for_each_picture(tmp_path):
@@ -223,7 +181,7 @@ def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(viz.os, "replace", full)
+    monkeypatch.setattr(images.os, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         viz.panel([[MASK]], ["mask"], out)
     assert out.read_bytes() == b"old"

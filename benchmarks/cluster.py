@@ -13,7 +13,6 @@ times the price of one.
 """
 
 import argparse
-import csv
 import functools
 import os
 import tempfile
@@ -21,6 +20,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+
+from page import append
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -32,7 +33,6 @@ from saunet.folders import predict_files
 from saunet.inference import load_segmenter
 from saunet.training import environment
 
-RESULTS = Path(__file__).parent / "results" / "cluster.csv"
 WEIGHTS = "sa_unet_v2_drive"
 DRAWN = 20  # the others are copies
 
@@ -100,12 +100,7 @@ def main():
             "date": about["date"],
         }
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        new = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append("cluster.csv", row)
 
 
 if __name__ == "__main__":

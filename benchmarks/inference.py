@@ -11,15 +11,15 @@ to another file of that folder (`--results inference_avx2.csv`).
 """
 
 import argparse
-import csv
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from page import append
+from stock import STOCK
 
 from saunet.data.datasets import load_dataset
 from saunet.engines import PRECISIONS, OpenVINOEngine, make_engine, open_exported
@@ -28,14 +28,9 @@ from saunet.evaluation import evaluate
 from saunet.export import export
 from saunet.inference import Segmenter, load_pretrained
 from saunet.machine import count_cores
-from saunet.models import build_model
 from saunet.profiling import count_flops, matrix_products, time_in_turns
 from saunet.training import environment
 
-sys.path.insert(0, str(Path(__file__).parent))
-from stock import STOCK
-
-RESULTS = Path(__file__).parent / "results"
 SHAPE = (592, 592, 3)
 
 
@@ -65,11 +60,7 @@ def engines_of(model, calibration, folder):
 
 def measure(name, data_dir, runs):
     """Yields a row for each engine."""
-    trained = True
-    try:
-        segmenter = load_pretrained(f"{name}_drive", engine="keras")
-    except InputError:
-        trained, segmenter = False, Segmenter(build_model(name), engine="keras")
+    segmenter = load_pretrained(f"{name}_drive", engine="keras")
     training = load_dataset("drive", data_dir, "train")[:8]
     calibration = [segmenter.prepare(sample.image) for sample in training]
     samples = load_dataset("drive", data_dir, "test")
@@ -96,15 +87,11 @@ def measure(name, data_dir, runs):
                 "of_limit": round(seconds[key] / limit, 2),
                 "difference": float(f"{np.abs(engine(image) - expected).max():.1e}"),
             }
-            scores = {"f1": "", "auc": ""}
-            if trained:
-                run = Segmenter(
-                    None, name="timed", engine=engine, padding=segmenter.padding
-                )
-                scores = score(run, samples)
+            padding = segmenter.padding
+            run = Segmenter(None, name="timed", engine=engine, padding=padding)
             yield (
                 row
-                | scores
+                | score(run, samples)
                 | {
                     "matmul_gflops": round(per_second / 1e9, 1),
                     "shape": "x".join(map(str, SHAPE)),
@@ -133,15 +120,9 @@ def main():
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--results", default="inference.csv", metavar="FILE")
     args = parser.parse_args()
-    path = RESULTS / args.results
     for name in args.models:
         for row in measure(name, args.data_dir, args.runs):
-            new = not path.exists()
-            with path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append(args.results, row)
             print(*list(row.values())[:9])
 
 

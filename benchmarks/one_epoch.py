@@ -129,21 +129,17 @@ def main():
     if args.one:
         print(json.dumps(measure(args.one, args.data_dir)))
         return
+    from page import append
+
     from saunet.models import MODELS
 
-    RESULTS.parent.mkdir(exist_ok=True)
     for name in args.models or MODELS:
         command = [sys.executable, __file__, "--data-dir", args.data_dir, "--one", name]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{name}:\n{done.stderr}")
         row = json.loads(done.stdout.splitlines()[-1])
-        new = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append(RESULTS.name, row)
         print(name, row["seconds_per_step"], row["loss_before"], row["loss_after"])
 
 

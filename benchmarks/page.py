@@ -8,6 +8,18 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 
+
+def append(name, row):
+    """Adds a row to a file of results; the first one brings the header."""
+    path = RESULTS / name
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 PAGE = """\
 # Speed
 

@@ -15,16 +15,15 @@ Each appends to its file in benchmarks/results.
 """
 
 import argparse
-import csv
 import os
 import platform
 import tempfile
 import time
 from concurrent.futures import Future
-from pathlib import Path
+
+from page import append
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results"
 WEIGHTS = "sa_unet_v2_drive"
 # what for -> (dataset, split, fold)
 PARTS = {
@@ -165,13 +164,7 @@ def folder(args):
 
 def _append(name, row):
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    path = RESULTS / name
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(name, row)
 
 
 def main():

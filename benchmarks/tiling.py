@@ -13,7 +13,6 @@ its file in benchmarks/results. Linux.
 """
 
 import argparse
-import csv
 import os
 import platform
 import resource
@@ -22,9 +21,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from page import append
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results"
 WEIGHTS = "sa_unet_v2_drive"
 SIDE = 1008  # CHASE_DB1, padded
 # (tile, halo, ramp); a tile of None is the whole image
@@ -163,13 +162,7 @@ def _machine():
 
 def _append(name, row):
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    path = RESULTS / name
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(name, row)
 
 
 def main():

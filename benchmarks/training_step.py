@@ -13,7 +13,6 @@ rows to `benchmarks/results/training_step.csv`, or to another file of that folde
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -23,10 +22,11 @@ import sys
 import time
 from pathlib import Path
 
+from page import append
+
 import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-RESULTS = Path(__file__).parent / "results"
 LOSSES = {"sa_unet": "bce", "sa_unet_v2": "bce_mcc"}
 KINDS = ("ours", "stock")
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -158,17 +158,11 @@ def main():
         name, *arguments = args.call
         print(json.dumps(globals()[name](*arguments)))
         return
-    path = RESULTS / args.results
     precisions = PRECISIONS[:1] if args.float32 else PRECISIONS
     for network in args.networks:
         for cell in args.cells:
             for row in rows_of(network, cell, args.rounds, precisions):
-                new = not path.exists()
-                with path.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, row, lineterminator="\n")
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
+                append(args.results, row)
                 print(*list(row.values())[:8], flush=True)
 
 

@@ -17,6 +17,7 @@ A pixel is a vessel if its probability is above the threshold, not at it.
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 
@@ -157,25 +158,11 @@ def summarise(items, *, region, pooling, threshold=0.5):
         truth = np.asarray(truth).astype(bool)
         guess = probability > threshold
         # Cut the maps, not the skeletons: what lies outside must not steer them.
-        skeleton = (
-            count_skeletons(guess, truth)
-            if inside is None
-            else count_skeletons(guess & inside, truth & inside)
-        )
-        pixels = ... if inside is None else inside
-        values, labels = probability[pixels].ravel(), truth[pixels].ravel()
-        counted = count(guess[pixels].ravel(), labels)
-        rows.append(
-            {
-                "name": name,
-                "pixels": labels.size,
-                "tp": counted.tp,
-                "fp": counted.fp,
-                "fn": counted.fn,
-                "tn": counted.tn,
-                **_scores(counted, skeleton, values, labels),
-            }
-        )
+        skeleton = count_skeletons(guess & inside, truth & inside)
+        values, labels = probability[inside], truth[inside]
+        counted = count(guess[inside], labels)
+        scores = _scores(counted, skeleton, values, labels)
+        rows.append({"name": name, "pixels": labels.size, **asdict(counted), **scores})
         if pooling == "pooled":
             counts.append(counted)
             skeletons.append(skeleton)
@@ -273,7 +260,7 @@ def check_protocol(region, pooling, threshold):
 
 
 def _choose_pixels(name, probability, truth, fov, region):
-    """Returns the pixels that count as `(H, W)` bool; None means all."""
+    """Returns the pixels that count as `(H, W)` bool."""
     parts = {"truth": truth} if region == "frame" else {"truth": truth, "FOV": fov}
     for what, array in parts.items():
         if array is None:
@@ -288,7 +275,7 @@ def _choose_pixels(name, probability, truth, fov, region):
         raise InputError(
             f"{name}: probabilities from {low} to {high}, expected 0 to 1 without NaN"
         )
-    return None if region == "frame" else fov.astype(bool)
+    return np.ones_like(truth, bool) if region == "frame" else fov.astype(bool)
 
 
 def _scores(counts, skeletons, probability, truth):

@@ -5,7 +5,7 @@ What is undefined, such as the sensitivity of an image without a vessel, is NaN.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from skimage.morphology import skeletonize
@@ -32,12 +32,7 @@ class Counts:
     tn: int
 
     def __add__(self, other):
-        return Counts(
-            self.tp + other.tp,
-            self.fp + other.fp,
-            self.fn + other.fn,
-            self.tn + other.tn,
-        )
+        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -58,10 +53,7 @@ class SkeletonCounts:
 
     def __add__(self, other):
         return SkeletonCounts(
-            self.guess_hits + other.guess_hits,
-            self.guess_total + other.guess_total,
-            self.truth_hits + other.truth_hits,
-            self.truth_total + other.truth_total,
+            *map(sum, zip(astuple(self), astuple(other), strict=True))
         )
 
 

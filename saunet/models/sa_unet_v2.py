@@ -24,6 +24,8 @@ from keras import layers
 from saunet.blocks import conv_drop_gn_silu, image_input, up_conv, vessel_map
 from saunet.layers import CrossScaleSpatialAttention, SpatialAttention
 
+NARROW = (16, 32, 48, 64)
+
 
 def sa_unet_v2(
     input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_v2"
@@ -39,74 +41,44 @@ def sa_unet_v2(
     Returns:
         A `keras.Model` from `(N, H, W, 3)` to `(N, H, W, 1)` in [0, 1].
     """
-    return _u_net(
-        input_shape,
-        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
-        filters=(16, 32, 48, 64),
-        attention=True,
-        gate=_cross_scale,
-        name=name,
-    )
+    return _u_net(input_shape, NARROW, rate, block_size, gate=_cross_scale, name=name)
 
 
 def sa_unet_v2_skip_sa(
     input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_v2_skip_sa"
 ):
     """Ablation: each skip connection is gated by its own spatial attention."""
-    return _u_net(
-        input_shape,
-        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
-        filters=(16, 32, 48, 64),
-        attention=True,
-        gate=_own_scale,
-        name=name,
-    )
+    return _u_net(input_shape, NARROW, rate, block_size, gate=_own_scale, name=name)
 
 
 def sa_unet_v2_narrow(
     input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_v2_narrow"
 ):
     """Ablation: 16/32/48/64 filters, plain skip connections."""
-    return _u_net(
-        input_shape,
-        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
-        filters=(16, 32, 48, 64),
-        attention=True,
-        gate=_plain,
-        name=name,
-    )
+    return _u_net(input_shape, NARROW, rate, block_size, gate=_plain, name=name)
 
 
 def sa_unet_gn_silu(
     input_shape=(None, None, 3), *, rate=0.15, block_size=7, name="sa_unet_gn_silu"
 ):
     """Ablation: SA-UNet with GroupNorm and SiLU ("SA-UNet, 0.54 M, 26.54 G")."""
-    return _u_net(
-        input_shape,
-        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
-        filters=(16, 32, 64, 128),
-        attention=True,
-        gate=_plain,
-        name=name,
-    )
+    filters = (16, 32, 64, 128)
+    return _u_net(input_shape, filters, rate, block_size, gate=_plain, name=name)
 
 
 def unet_32(
     input_shape=(None, None, 3), *, filters=32, rate=0.15, block_size=7, name="unet_32"
 ):
     """The "U-Net, 8.64 M, 137.10 G" row: five widths from `filters`, doubling."""
+    widths = tuple(filters * 2**level for level in range(5))
     return _u_net(
-        input_shape,
-        partial(conv_drop_gn_silu, rate=rate, block_size=block_size),
-        filters=tuple(filters * 2**level for level in range(5)),
-        attention=False,
-        gate=_plain,
-        name=name,
+        input_shape, widths, rate, block_size, attention=False, gate=_plain, name=name
     )
 
 
-def _u_net(input_shape, unit, *, filters, attention, gate, name):
+def _u_net(input_shape, filters, rate, block_size, *, attention=True, gate, name):
     """The skeleton of the five networks; the last of `filters` is the bottleneck."""
+    unit = partial(conv_drop_gn_silu, rate=rate, block_size=block_size)
     *levels, bottleneck = filters
     inputs = image_input(input_shape, poolings=len(levels))
     x, skips = inputs, []

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--models sa_unet_v2 sa_unet]
 
 Each point is a process of its own: one warm-up, the median of `--runs` calls, and how
-much the process's peak memory rose above what it held before the first call. Writes
+much the process's peak memory rose above the peak before the first call. Writes
 `benchmarks/results/scaling.csv` and `docs/scaling.png`.
 """
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+# Okabe and Ito's palette, then three that lie between its colours.
 INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+INK += ("#882255", "#999933", "#888888")
 WIDTH, HEIGHT, LEFT, TOP = 640, 260, 50, 12
 
 

@@ -9,6 +9,8 @@ parameters, gflops                       counted; GFLOPs at 592x592
 recipe, images, validation, weights      what was trained on what
 fov_diameter                             of the training images, pixels
 versions, backend, device, commit, date, hours
+continued                                what went on with a stopped run, if another
+engine                                   what computed the scored maps, its version
 history                                  loss (and val_loss) of each epoch
 scores                                   one entry a protocol, four in all
 per_image                                region -> one entry an image
@@ -59,8 +61,9 @@ def score_maps(maps, samples):
 def key_of(record):
     """Returns what tells a record from every other one of its file.
 
-    A recipe that was changed is another one, of the same name. Its precision does not
-    count: "auto" becomes that of the machine.
+    A recipe that was changed is another one, of the same name, and so is one that
+    began with other weights. Its precision does not count: "auto" becomes that of the
+    machine.
     """
     return (*(record[name] for name in IDENTITY), recipe_text(record))
 
@@ -70,7 +73,8 @@ def recipe_text(record):
     if "recipe" not in record:
         return ""  # of others' maps
     chosen = {"seed": None, "precision": None}
-    return json.dumps(stored_recipe(record["recipe"]) | chosen, sort_keys=True)
+    began = {"start_sha256": record.get("start_sha256")}
+    return json.dumps(stored_recipe(record["recipe"]) | chosen | began, sort_keys=True)
 
 
 def read_results(path, paper, dataset):

@@ -18,7 +18,7 @@ from saunet.errors import InputError
 from saunet.inference import PADDING
 from saunet.models import FACTS
 from saunet.training import RECIPES, Recipe
-from saunet.weights import list_pretrained
+from saunet.weights import find_weights, list_pretrained, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE_NAMES = ("paper", "budget", "best", "finetune")
@@ -34,7 +34,7 @@ class Row:
         dataset: Key of `DATASETS`.
         paper: The authors' `Recipe`.
         changes: Fields that make this row what it is under every recipe, such as
-            `{"augmentation": "none"}`; the network and the loss do so anyway.
+            `{"augmentation": "none"}`; the network does so anyway.
         fold: Of STARE; which images are the test part.
         test_kwargs: Options of the network that differ at the test.
         test_placement: Padding at the test, where it is not that of training.
@@ -67,11 +67,8 @@ class Row:
 
     def padding(self, name):
         """Returns the padding of photographs at the test."""
-        recipe = self.recipe(name)
-        # Random views are of the photograph's middle, whatever `placement` says.
-        trained = "centered" if recipe.augmentation == "random" else recipe.placement
         tested = self.test_placement if name == "paper" else None
-        return {**PADDING, "placement": tested or trained}
+        return {**PADDING, "placement": tested or self.recipe(name).placement}
 
     def run_name(self, name, seed):
         """Returns the name of the folder of a run."""
@@ -90,26 +87,18 @@ def budget(row):
     kwargs = dict(row.paper.model_kwargs)
     if "rate" in kwargs:
         kwargs["rate"] = 0.1
+    gflops = FACTS[row.paper.model].gflops
     base = replace(
         RECIPES["cpu"],
         model=row.paper.model,
+        batch_size=8 if gflops < 100 and row.fold is None else 4,
         model_kwargs=kwargs,
         loss=row.paper.loss,
         loss_kwargs=row.paper.loss_kwargs,
     )
-    gflops = FACTS[row.paper.model].gflops
-    batch_size = 8 if gflops < 100 and row.fold is None else 4
-    whole = _whole_pixels(row.dataset)
-    crops = base.epochs - base.whole_epochs
-
-    def pixels(batch, whole):
-        views = crops * batch * base.crop**2
-        return views + base.whole_epochs * max(1, batch // 4) * whole
-
-    allowed = 100 * 26.6 * pixels(8, _whole_pixels("drive"))
-    steps = int(allowed / (gflops * pixels(batch_size, whole)))
-    changes = {"batch_size": batch_size, "steps_per_epoch": min(100, steps)}
-    return replace(base, **(changes | row.changes))
+    allowed = 100 * 26.6 * _pixels_a_step(RECIPES["cpu"], "drive")
+    steps = int(allowed / (gflops * _pixels_a_step(base, row.dataset)))
+    return replace(base, **({"steps_per_epoch": min(100, steps)} | row.changes))
 
 
 def best(row):
@@ -146,9 +135,23 @@ def finetune(row):
     return replace(RECIPES["finetune"], **(own | row.changes))
 
 
+def start_digest(recipe):
+    """Returns the SHA-256 of the weights that a recipe begins with; None: new ones."""
+    if recipe.start_from is None:
+        return None
+    return sha256_of(find_weights(recipe.start_from)[0])
+
+
 def _whole_pixels(dataset):
     height, width = padded_size(*DATASETS[dataset].size)
     return height * width
+
+
+def _pixels_a_step(recipe, dataset):
+    """Returns the pixels of one step of every epoch, on crops and whole photographs."""
+    crops = (recipe.epochs - recipe.whole_epochs) * recipe.batch_size * recipe.crop**2
+    batch = max(1, recipe.batch_size // 4)
+    return crops + recipe.whole_epochs * batch * _whole_pixels(dataset)
 
 
 def estimate_hours(recipe, dataset):
@@ -166,11 +169,8 @@ def estimate_hours(recipe, dataset):
     held_out = recipe.validation
     images -= held_out if isinstance(held_out, int) else len(held_out)
     copies = 13 if recipe.augmentation == "thirteen" else 1
-    if recipe.augmentation == "random" and recipe.crop:
-        crops = recipe.epochs - recipe.whole_epochs
-        batch = max(1, recipe.batch_size // 4)
-        pixels = crops * recipe.batch_size * recipe.crop**2
-        pixels = (pixels + recipe.whole_epochs * batch * whole) * recipe.steps_per_epoch
+    if recipe.crop:
+        pixels = _pixels_a_step(recipe, dataset) * recipe.steps_per_epoch
     elif recipe.steps_per_epoch:
         pixels = recipe.epochs * recipe.steps_per_epoch * recipe.batch_size * whole
     else:

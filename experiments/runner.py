@@ -7,9 +7,9 @@ scored; of any other, the last one. The threshold is 0.5.
 
 import argparse
 import csv
-import json
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from records import (
@@ -23,7 +23,7 @@ from records import (
     read_results,
     score_maps,
 )
-from rows import RECIPE_NAMES, estimate_hours
+from rows import RECIPE_NAMES, estimate_hours, start_digest
 from shipping import check_place, ship, shippable
 
 from saunet.data.datasets import load_dataset
@@ -36,7 +36,7 @@ from saunet.inference import Segmenter
 from saunet.models import FACTS, build_model
 from saunet.profiling import count_flops, count_parameters
 from saunet.training import changed_fields, check_new, train
-from saunet.weights import load_weights
+from saunet.weights import load_weights, run_weights
 
 
 def run(paper, rows, argv=None):
@@ -187,7 +187,17 @@ def _check_jobs(paper, jobs, args):
                     "choose another folder with --runs"
                 )
             recipe, used = row.recipe(name, seed), args.ship or not stored
-            if used and changed_fields(read_run(folder)["recipe"], recipe):
+            run = read_run(folder)
+            if (
+                not stored
+                and "hours" not in run
+                and run.get("start_sha256") != start_digest(recipe)
+            ):
+                raise InputError(
+                    f"{folder} holds an unfinished run from other weights than today's "
+                    f"{recipe.start_from}: choose another folder with --runs"
+                )
+            if used and changed_fields(run["recipe"], recipe):
                 raise InputError(
                     f"{folder} holds a run by another recipe: choose another folder "
                     "with --runs"
@@ -220,7 +230,8 @@ def _stored(path, paper, row, name, seed):
     """Returns the rows of a run that a results file holds: all of them, or none."""
     records = {key_of(r): r for r in read_results(path, paper, row.dataset)["rows"]}
     run = {"row": row.key, "fold": row.fold, "recipe_name": name, "seed": seed}
-    run["recipe"] = asdict(row.recipe(name, seed))
+    recipe = row.recipe(name, seed)
+    run |= {"recipe": asdict(recipe), "start_sha256": start_digest(recipe)}
     wanted = [key_of({**run, "views": views}) for views in VIEWS]
     return [records[k] for k in wanted] if all(k in records for k in wanted) else []
 
@@ -247,9 +258,8 @@ def _run_job(paper, row, name, seed, args, samples, tests):
 def record_of(row, name, seed, folder, tests, views):
     """Returns the results row of a finished run: see the head of `records`."""
     folder = Path(folder)
-    run = json.loads((folder / "run.json").read_text())
-    weights = "best.weights.h5" if run["validation"] else "last.weights.h5"
-    weights = shippable(folder / weights).name
+    run = read_run(folder)
+    weights = shippable(run_weights(folder)).name
     segmenter = make_segmenter(row, name, folder / weights)
     model = segmenter.model
     maps = [segmenter.predict(sample.image, views=views) for sample in tests]
@@ -265,6 +275,7 @@ def record_of(row, name, seed, folder, tests, views):
         "gflops": round(count_flops(model, (592, 592, 3)) / 1e9, 3),
         "weights": weights,
         **run,
+        "engine": f"{segmenter.engine.name} {version(segmenter.engine.name)}",
         "history": _history(folder / "log.csv"),
         "scores": scores,
         "per_image": per_image,

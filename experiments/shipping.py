@@ -138,11 +138,12 @@ def card_of(folder, record, row, digest):
             "versions": record["versions"],
             "commit": record["commit"],
             "hours": record["hours"],
+            **({k: record[k] for k in ("continued",) if k in record}),
         },
         "limits": (
             f"Trained on {len(record['images'])} photographs of one camera "
             f"({width}x{height} pixels){began}. "
-            f"{_unseen(name)}: {dataset.title} {', '.join(unseen)}. "
+            f"{_unseen(name, started)}: {dataset.title} {', '.join(unseen)}. "
             "`saunet predict` scales photographs of other cameras until their field of "
             f'view is as wide as in {dataset.title}; from Python `scale="auto"` does.'
         ),
@@ -153,11 +154,13 @@ def card_of(folder, record, row, digest):
     }
 
 
-def _unseen(recipe):
+def _unseen(recipe, started):
     """Returns how far the test images, which follow, had no part in the weights."""
-    if recipe == "best":
+    if recipe == "best" or started:
+        of_start = ", or that of the weights it began with," if started else ""
         return (
             "Not trained on, nor used to choose an epoch or a threshold (but the "
-            "recipe was made after an earlier one's scores on them were known)"
+            f"recipe{of_start} was made after an earlier one's scores on them were "
+            "known)"
         )
     return "Never seen, neither for training nor for any choice"

@@ -28,7 +28,7 @@ from records import (
     recipe_text,
     with_views,
 )
-from rows import RECIPE_NAMES, ROOT
+from rows import RECIPE_NAMES, ROOT, start_digest
 from shipping import weights_name
 
 from saunet.data.datasets import DATASETS
@@ -168,9 +168,9 @@ def _training_lines(results):
                 stored = "float16" if "float16" in record["weights"] else "float32"
                 facts = (len(record["images"]), record["seed"], record["hours"])
                 start = [name, f"`{record['recipe_name']}`", recipe["loss"]]
-                lines.append(
-                    [*start, computed, stored, record["device"], *map(str, facts)]
-                )
+                turns = [record, *record.get("continued", [])]
+                devices = ", then ".join(dict.fromkeys(t["device"] for t in turns))
+                lines.append([*start, computed, stored, devices, *map(str, facts)])
     return lines
 
 
@@ -222,10 +222,13 @@ def adapted_block(results):
                 where += f", fold {record['fold']}"
             recipe = record["recipe"]
             score = find_score(record, "frame", "mean")
-            cells = [where, f"`{record['row']}`", f"`{record['recipe_name']}`"]
+            title = _recipe_title(paper, dataset, record)
+            title += f", seed {record['seed']}" if record["seed"] else ""
+            cells = [where, f"`{record['row']}`", title]
             cells += [_number(score["f1"]), _number(score["auc"])]
-            steps = recipe["epochs"] * recipe["steps_per_epoch"]
-            lines.append([*cells, f"{steps:,}", f"{record['hours']:.1f}"])
+            a_round = recipe["steps_per_epoch"]  # None: each copy once
+            steps = f"{recipe['epochs'] * a_round:,}" if a_round else ""
+            lines.append([*cells, steps, f"{record['hours']:.1f}"])
     return table(heads, sorted(lines), 3) + "\n"
 
 
@@ -304,7 +307,8 @@ SA-UNet's `budget` on DRIVE finds a false vessel along it, five to ten pixels in
 which costs F1 in the frame and none in the field of view. `finetune`: 1,000
 steps more by BCE and MCC, from the network's weights of DRIVE that were shipped then;
 on STARE and CHASE_DB1 the published networks saw nothing of DRIVE. What a run had
-otherwise stands behind its recipe.
+otherwise stands behind its recipe; `start_sha256` is of weights that are no longer
+shipped.
 
 A row again, beside what is recorded: `python experiments/rsan.py --data-dir DATA
 --dataset drive --rows rsan --results runs/results`; `sa_unet_v2_fold0` is `--dataset
@@ -401,7 +405,11 @@ def departures(row, record=None):
         return []
     recipe = row.recipe(record["recipe_name"], record["seed"])
     changed = changed_fields(record["recipe"], recipe)
-    return [f"{name}={then}" for name, (then, _) in changed.items()]
+    parts = [f"{name}={then}" for name, (then, _) in changed.items()]
+    began = record.get("start_sha256")
+    if began != start_digest(recipe):
+        parts.append(f"start_sha256={began[:8]}")
+    return parts
 
 
 def _compared(group, protocol, entry):

@@ -567,7 +567,7 @@ def _parser():
         "--epochs",
         type=_positive,
         metavar="N",
-        help="default: the recipe's; its whole_epochs become fewer or more, too",
+        help="default: the recipe's; its stages become shorter or longer, too",
     )
     sub.add_argument(
         "--batch-size", type=_positive, metavar="N", help="default: the recipe's"
@@ -886,6 +886,13 @@ def _recipe(args):
     if args.epochs and "whole_epochs" not in changes:
         share = recipe.whole_epochs / recipe.epochs
         changes["whole_epochs"] = round(share * changes["epochs"])
+    staged = len(recipe.learning_rates) > 1
+    if args.epochs and staged and "learning_rates" not in changes:
+        share = changes["epochs"] / recipe.epochs
+        rates = [(max(1, round(share * n)), rate) for n, rate in recipe.learning_rates]
+        while sum(n for n, _ in rates[:-1]) >= changes["epochs"]:
+            rates.pop()  # of few epochs, it would begin after the last one
+        changes["learning_rates"] = tuple(rates)
     network = {}
     if args.model not in (None, recipe.model):
         # The options belong to the recipe's own network.

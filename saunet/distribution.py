@@ -3,10 +3,11 @@
 On JAX by `keras.distribution.DataParallel`, which computes what one device would. On
 TensorFlow, whose part of `keras.distribution` is marked unfit for use, by
 `tf.distribute.MirroredStrategy`: each device has a loss, a batch normalisation and a
-DropBlock of its own share, and the gradients are averaged. For a mean over pixels (BCE)
-without these that is the same; for the overlap losses (dice, jaccard, mcc) it is the
-mean of the shares' losses, not the loss of the whole batch. A bound of the gradient's
-norm (`clip_norm`) is refused there: each share would be clipped by itself.
+DropBlock of its own share (the masks are the same on each, image by image), and the
+gradients are averaged. For a mean over pixels (BCE) without these that is the same; for
+the overlap losses (dice, jaccard, mcc) it is the mean of the shares' losses, not the
+loss of the whole batch. A bound of the gradient's norm (`clip_norm`) is refused there:
+each share would be clipped by itself.
 """
 
 import contextlib

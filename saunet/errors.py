@@ -1,4 +1,4 @@
-"""The one error that a user's own input can cause."""
+"""The errors that end in one line instead of a traceback."""
 
 
 class InputError(ValueError):

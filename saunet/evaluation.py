@@ -23,11 +23,10 @@ import numpy as np
 
 from saunet.data.datasets import NO_TEST_LABELS
 from saunet.data.images import (
-    image_stem,
+    is_coloured,
     read_fov,
     read_gray,
     read_label,
-    read_rgb,
     sides,
 )
 from saunet.data.pairing import (
@@ -39,8 +38,10 @@ from saunet.data.pairing import (
 from saunet.errors import InputError
 from saunet.metrics import (
     METRICS,
+    areas_of_levels,
     cldice,
     count,
+    count_levels,
     count_skeletons,
     pr_auc,
     roc_auc,
@@ -49,6 +50,8 @@ from saunet.metrics import (
 REGIONS = ("fov", "frame")
 POOLINGS = ("pooled", "mean")
 SCORES = (*METRICS, "auc", "pr_auc", "cldice")
+# Sorting pixels takes some 57 bytes for each: about 4 GB for these.
+EXACT_PIXELS = 64_000_000
 
 
 def evaluate(probabilities, samples, *, region, pooling, threshold=0.5):
@@ -137,8 +140,9 @@ def summarise(items, *, region, pooling, threshold=0.5):
             [0, 1], `(H, W)` in {0, 1}, and the same or None for the region "frame".
         region: "fov" or "frame".
         pooling: "pooled" (one count over all images' pixels; clDice over all
-            skeleton pixels) or "mean" (of each metric over images; one image where
-            it is undefined makes it undefined).
+            skeleton pixels; beyond `EXACT_PIXELS` the areas under the curves are of
+            probabilities rounded to 16 bits, as maps in files are) or "mean" (of each
+            metric over images; one image where it is undefined makes it undefined).
         threshold: float in [0, 1]; vessel if the probability is greater.
 
     Returns:
@@ -151,7 +155,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
             is nothing to score, sizes differ, or a map is not in [0, 1].
     """
     check_protocol(region, pooling, threshold)
-    rows, counts, skeletons, kept = [], [], [], []
+    rows, counts, skeletons, kept, levels = [], [], [], [], None
     for name, probability, truth, fov in items:
         probability = np.asarray(probability)
         inside = _choose_pixels(name, probability, truth, fov, region)
@@ -161,21 +165,26 @@ def summarise(items, *, region, pooling, threshold=0.5):
         skeleton = count_skeletons(guess & inside, truth & inside)
         values, labels = probability[inside], truth[inside]
         counted = count(guess[inside], labels)
-        scores = _scores(counted, skeleton, values, labels)
+        areas = roc_auc(values, labels), pr_auc(values, labels)
+        scores = _scores(counted, skeleton, *areas)
         rows.append({"name": name, "pixels": labels.size, **asdict(counted), **scores})
         if pooling == "pooled":
             counts.append(counted)
             skeletons.append(skeleton)
             kept.append((values, labels))
+            if sum(values.size for values, _ in kept) > EXACT_PIXELS:
+                levels = count_levels(kept) + (0 if levels is None else levels)
+                kept = []
     if not rows:
         raise InputError("nothing to score: expected at least one image")
     if pooling == "pooled":
-        scores = _scores(
-            sum(counts[1:], counts[0]),
-            sum(skeletons[1:], skeletons[0]),
-            np.concatenate([values for values, _ in kept]),
-            np.concatenate([labels for _, labels in kept]),
-        )
+        if levels is None:
+            values, labels = map(np.concatenate, zip(*kept, strict=True))
+            areas = roc_auc(values, labels), pr_auc(values, labels)
+        else:
+            areas = areas_of_levels(levels + count_levels(kept))
+        total = sum(counts[1:], counts[0]), sum(skeletons[1:], skeletons[0])
+        scores = _scores(*total, *areas)
     else:
         scores = mean_scores(rows)
     return {
@@ -232,13 +241,11 @@ def read_map(path):
     Raises:
         InputError: as `read_probability`, or a colour picture.
     """
-    if not image_stem(path).endswith("_prob"):
-        colours = read_rgb(path).astype(np.int16)
-        if np.ptp(colours, axis=2).max() > 8:
-            raise InputError(
-                f"{path}: a colour picture, expected a grey probability map: run "
-                "`saunet predict` on the photographs first"
-            )
+    if is_coloured(path):
+        raise InputError(
+            f"{path}: a colour picture, expected a grey probability map: run "
+            "`saunet predict` on the photographs first"
+        )
     return read_probability(path)
 
 
@@ -278,10 +285,10 @@ def _choose_pixels(name, probability, truth, fov, region):
     return np.ones_like(truth, bool) if region == "frame" else fov.astype(bool)
 
 
-def _scores(counts, skeletons, probability, truth):
+def _scores(counts, skeletons, auc, average_precision):
     return {
         **{name: metric(counts) for name, metric in METRICS.items()},
-        "auc": roc_auc(probability, truth),
-        "pr_auc": pr_auc(probability, truth),
+        "auc": auc,
+        "pr_auc": average_precision,
         "cldice": cldice(skeletons),
     }

@@ -457,15 +457,11 @@ def _conv_transpose(graph, layer, x):
 
 
 def _dense(graph, layer, x):
+    """A dense layer inside another one, of `(N, C)`; on maps C is the second axis."""
     x = graph.op("MatMul", x, graph.weight(layer.kernel))
     if layer.use_bias:
         x = graph.op("Add", x, graph.weight(layer.bias))
-    return x
-
-
-def _dense_active(graph, layer, x):
-    """A dense layer inside another one, with its activation."""
-    return graph.activate(layer.activation, _dense(graph, layer, x))
+    return graph.activate(layer.activation, x)
 
 
 def _conv_active(graph, layer, x):
@@ -586,8 +582,8 @@ def _channel_attention(graph, layer, x):
     gates = []
     for kind in ("ReduceMean", "ReduceMax"):
         summary = graph.op(kind, x, (2, 3), keepdims=0)
-        hidden = _dense_active(graph, layer.hidden, summary)
-        gates.append(_dense_active(graph, layer.gate, hidden))
+        hidden = _dense(graph, layer.hidden, summary)
+        gates.append(_dense(graph, layer.gate, hidden))
     attention = graph.op("Sigmoid", graph.op("Add", *gates))
     return graph.op("Mul", x, graph.op("Unsqueeze", attention, (2, 3)))
 
@@ -598,10 +594,10 @@ def _adaptive_channel_attention(graph, layer, x):
     for kind in ("ReduceMax", "ReduceMean"):
         grid = _adaptive_pool(graph, x, layer.bins, kind)
         grids.append(graph.op("Reshape", grid, (0, channels, layer.bins**2)))
-    hidden = _dense_active(graph, layer.grid_hidden, graph.op("Concat", *grids, axis=2))
-    score = graph.op("Squeeze", _dense_active(graph, layer.grid_score, hidden), (2,))
-    hidden = _dense_active(graph, layer.channel_hidden, score)
-    weight = _dense_active(graph, layer.channel_weight, hidden)
+    hidden = _dense(graph, layer.grid_hidden, graph.op("Concat", *grids, axis=2))
+    score = graph.op("Squeeze", _dense(graph, layer.grid_score, hidden), (2,))
+    hidden = _dense(graph, layer.channel_hidden, score)
+    weight = _dense(graph, layer.channel_weight, hidden)
     weight = graph.op("Add", graph.op("Unsqueeze", weight, (2, 3)), np.float32(1))
     return graph.op("Mul", x, weight)
 
@@ -763,7 +759,6 @@ EMITTERS = {
     layers.Conv2D: _conv,
     layers.Conv2DTranspose: _conv_transpose,
     layers.Cropping2D: _cropping,
-    layers.Dense: _dense,
     layers.DepthwiseConv2D: _depthwise_conv,
     layers.Dropout: _identity,
     layers.MaxPooling2D: _pooling("MaxPool"),

@@ -53,7 +53,7 @@ def predict_files(
     photograph with the vessels drawn on it; those of a folder's sub-folders in
     sub-folders of the same names. `manifest.csv` gets a row for each. A photograph
     that the same settings have segmented already, and that has not changed since, is
-    not done again. A file that cannot be read is skipped, unless it is the only one.
+    not done again. A file that cannot be read is skipped, unless none can be.
 
     Files are read and written by threads while the network computes; a fixed number
     of photographs is in memory, however many there are.
@@ -192,8 +192,12 @@ def plan_files(
     threshold = checked_threshold(threshold)
     if scale is None:
         scale = "auto" if segmenter.fov_diameter else 1
-    options = {"views": views, "tile": tile, "scale": scale}
-    options["zero_outside"] = zero_outside
+    options = {
+        "views": views,
+        "tile": tile,
+        "scale": scale,
+        "zero_outside": zero_outside,
+    }
     segmenter.check_options(**options)
     if is_uri(out_dir):
         raise InputError(

@@ -62,8 +62,8 @@ class Segmenter:
         digest: str, what tells the network from others where `model` is `None`.
 
     Raises:
-        InputError: `model` is a name, the threshold or the padding makes no sense, or
-            there is no such engine or precision.
+        InputError: `model` is a name or has several outputs, the threshold or the
+            padding makes no sense, or there is no such engine or precision.
     """
 
     def __init__(
@@ -83,6 +83,11 @@ class Segmenter:
             raise InputError(
                 f"{model}: expected a keras.Model; load_pretrained({str(model)!r}) "
                 f"returns the Segmenter of weights"
+            )
+        if model is not None and len(model.outputs) != 1:
+            raise InputError(
+                f"{model.name} has {len(model.outputs)} outputs, expected one map: "
+                "build it with one"
             )
         self.model = model
         self.threshold = checked_threshold(threshold)
@@ -144,9 +149,10 @@ class Segmenter:
                 f"{factor:g}: expected at least {MIN_SIDE} a side; give a larger scale"
             )
         self._tile(size, tile)  # before anything is computed
-        probability = resize(
-            self._views(resize(image, size), views, tile), image.shape[:2]
-        )
+        probability = self._views(resize(image, size), views, tile)
+        probability = resize(probability, image.shape[:2])
+        # Where tiles join, or views, the sum of ones may be rounded above one.
+        probability = np.minimum(probability, 1)
         if zero_outside:
             probability = probability * fov
         return probability
@@ -348,6 +354,9 @@ def load_run(folder, **engine):
     run = read_run(folder)
     recipe = run["recipe"]
     path = weights.run_weights(folder)
+    kwargs = recipe.get("model_kwargs", {})
+    if kwargs.get("outputs") == "all":  # AG-Net's authors train so, and test side 8
+        recipe = {**recipe, "model_kwargs": {**kwargs, "outputs": "side_8"}}
     network = _build(recipe, folder / "run.json")
     weights.load_weights(network, path)
     padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}

@@ -139,20 +139,18 @@ def box_dimension(pixels, sizes=None):
 
 
 def find_masks(inputs):
-    """Lists the masks that files and folders stand for.
+    """Finds the masks that files and folders stand for.
 
     Args:
         inputs: paths. Of a folder the pictures named `<stem>_mask`, as `saunet
             predict` writes them, also in the folders below; or all of its own.
 
+    Returns:
+        Dict from each mask to the folder of `inputs` that it is from.
+
     Raises:
         InputError: a path that is not there, or a folder without a picture.
     """
-    return list(_find_masks(inputs))
-
-
-def _find_masks(inputs):
-    """As `find_masks`: the masks, each with the folder of `inputs` that it is from."""
     found = {}
     for path in map(Path, inputs):
         if path.is_dir():
@@ -201,7 +199,7 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
         )
     scale = _checked_scale(micrometres_per_pixel)
     _skan()
-    roots = _find_masks(inputs)
+    roots = find_masks(inputs)
     fovs = {} if fov is None else _pair_fovs(roots, fov)
     writable_folder(out.parent)
     rows, skipped = [], {}

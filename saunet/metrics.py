@@ -208,6 +208,25 @@ def pr_curve(levels):
     return np.stack(steps, axis=1).reshape(-1, 2)
 
 
+def areas_of_levels(levels):
+    """Returns `roc_auc` and `pr_auc` of probabilities rounded to 16 bits.
+
+    Args:
+        levels: as `count_levels` returns them.
+
+    Returns:
+        Two floats, NaN unless both classes occur.
+    """
+    if not levels.any(axis=1).all():
+        return math.nan, math.nan
+    across, up = roc_curve(levels).T
+    negative, positive = _at_or_above(levels)
+    gained = np.diff(positive, prepend=0) / positive[-1]
+    precision = positive / (positive + negative)
+    area = np.diff(across) @ (up[1:] + up[:-1]) / 2
+    return float(area), float(gained @ precision)
+
+
 def _at_or_above(levels):
     """Returns the counts at or above each step that occurs, from the highest down."""
     occurring = levels[:, levels.any(axis=0)]

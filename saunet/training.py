@@ -3,8 +3,8 @@
 A run folder holds
 
     run.json            recipe, seed, versions, git commit, device, images, hours
-    log.csv             one row an epoch: loss, val_loss, the learning rate after it,
-                        seconds
+    log.csv             one row an epoch: loss, val_loss, the learning rate at its
+                        end, seconds
     tensorboard/        the same for TensorBoard (on the TensorFlow backend)
     last.weights.h5     after the last whole epoch (the moving average, if any)
     best.weights.h5     lowest val_loss, where the recipe has a validation split
@@ -41,8 +41,13 @@ from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view
 from saunet.data.images import writable_folder, write_bytes
-from saunet.data.padding import pad, padded_size
-from saunet.data.pipeline import fixed_batches, random_batches, to_arrays
+from saunet.data.padding import padded_size
+from saunet.data.pipeline import (
+    fixed_batches,
+    padded,
+    random_batches,
+    to_arrays,
+)
 from saunet.data.runs import read_run
 from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
@@ -142,21 +147,28 @@ class Recipe:
                     f"recipe field {name}={getattr(self, name)!r} is not one of "
                     f"{', '.join(allowed)}"
                 )
-        for name in ("batch_size", "epochs", "steps_per_epoch", "crop"):
+        count = "an integer of at least 1"
+        of_epochs = f"an integer from 0 to {self.epochs}, the epochs"
+        bounds = {  # kind, lowest, highest, in words
+            "batch_size": (int, 1, None, count),
+            "epochs": (int, 1, None, count),
+            "steps_per_epoch": (int, 1, None, f"None or {count}"),
+            "crop": (int, 1, None, f"None or {count}"),
+            "whole_epochs": (int, 0, self.epochs, of_epochs),
+            "seed": (int, 0, 2**32 - 1, "an integer from 0 to below 2**32"),
+            "upright": (int | float, 0, 1, "a share of views, from 0 to 1"),
+            "weight_decay": (int | float, 0, None, "a number from 0 on"),
+            "ema": (int | float, 0, 1 - 1e-12, "None or a momentum below 1, as 0.998"),
+            "clip_norm": (int | float, 1e-12, None, "None or a positive number"),
+            "early_stopping": (int, 1, None, "None or a number of epochs"),
+        }
+        for name, (kind, low, high, expected) in bounds.items():
             value = getattr(self, name)
-            if value is None and name in ("steps_per_epoch", "crop"):
+            if value is None and "None" in expected:
                 continue
-            if not isinstance(value, int) or value < 1:
-                raise InputError(
-                    f"recipe field {name}={value!r} must be an integer of at least 1"
-                )
-        for name, most in (("whole_epochs", self.epochs), ("seed", None)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0 or (most and value > most):
-                bound = f"to {most}, the epochs" if most else "on"
-                raise InputError(
-                    f"recipe field {name}={value!r} must be an integer from 0 {bound}"
-                )
+            sound = _is_number(value) and isinstance(value, kind) and low <= value
+            if not sound or (high is not None and value > high):
+                raise InputError(f"recipe field {name}={value!r} must be {expected}")
         if not self.learning_rates or not all(
             _are_numbers(pair, 2) for pair in self.learning_rates
         ):
@@ -169,21 +181,6 @@ class Recipe:
                 f"recipe field plateau={self.plateau!r} must be a factor below 1, "
                 "patience and lowest rate, such as (0.5, 10, 1e-6)"
             )
-        bounds = {
-            "upright": (0, 1, "a share of views, from 0 to 1"),
-            "weight_decay": (0, None, "a number from 0 on"),
-            "ema": (0, 1 - 1e-12, "None or a momentum below 1, such as 0.998"),
-            "clip_norm": (1e-12, None, "None or a positive number"),
-            "early_stopping": (1, None, "None or a number of epochs"),
-            "seed": (0, 2**32 - 1, "an integer below 2**32"),
-        }
-        for name, (low, high, expected) in bounds.items():
-            value = getattr(self, name)
-            if value is None and "None" in expected:
-                continue
-            sound = _is_number(value) and low <= value
-            if not sound or (high is not None and value > high):
-                raise InputError(f"recipe field {name}={value!r} must be {expected}")
         if not all(_is_number(value) for value in self.loss_kwargs.values()):
             raise InputError(
                 f"recipe field loss_kwargs={self.loss_kwargs!r} must hold numbers"
@@ -217,6 +214,17 @@ class Recipe:
             raise InputError(
                 f"recipe field learning_rates={self.learning_rates!r}: "
                 f"schedule={self.schedule} heeds the first pair alone: give one pair"
+            )
+        begins = sum(epochs for epochs, _ in self.learning_rates[:-1])
+        if begins >= self.epochs:
+            raise InputError(
+                f"recipe field learning_rates={self.learning_rates!r}: the last rate "
+                f"begins after {begins} epochs, and epochs={self.epochs}: give others"
+            )
+        if self.schedule != "plateau" and self.plateau != Recipe.plateau:
+            raise InputError(
+                f"recipe field plateau={self.plateau!r} is of schedule='plateau', and "
+                f"schedule is {self.schedule!r}: leave it out"
             )
         _check_validation(self.validation)
         needs_validation = self.schedule == "plateau" or self.early_stopping
@@ -437,7 +445,8 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         optimizer.finalize_variable_values(model.trainable_variables)
         return model
     if resume:
-        _check_going_on(out_dir, devices)
+        _check_going_on(out_dir, devices, description.get("start_sha256"))
+        _note_going_on(out_dir, devices, run.epochs_done)
     stages = _stages(recipe, training, steps, run.epochs_done, devices)
     for end, batches_from, start in stages:
         batches = _Batches(batches_from, start, len(model.outputs))
@@ -469,8 +478,9 @@ def _check_sizes(recipe, samples):
     sizes = [] if recipe.crop is None else [(recipe.crop, recipe.crop)]
     if recipe.crop is None or recipe.whole_epochs:
         sizes.append(whole)
+    block = recipe.model_kwargs.get("block_size", 7)
     for size in sizes:
-        if min(size) >= 128:  # 8 pixels after four poolings
+        if min(size) >= 16 * max(8, block):  # four poolings
             continue
         try:
             build_model(recipe.model, input_shape=(*size, 3), **recipe.model_kwargs)
@@ -481,15 +491,31 @@ def _check_sizes(recipe, samples):
             ) from error
 
 
-def _check_going_on(folder, devices):
+def _check_going_on(folder, devices, start_sha256):
     """Refuses what only a run that has epochs left needs."""
-    was = read_run(folder).get("devices", 1)
+    stored = read_run(folder)
+    if stored.get("start_sha256") != start_sha256:
+        raise InputError(
+            f"{folder} was started from other weights than those that now lie in "
+            f"{stored['recipe']['start_from']}: bring them back, or choose another "
+            "folder"
+        )
+    was = stored.get("devices", 1)
     if was != devices:
         raise InputError(
             f"{folder} was started on {was} device(s), whose batches are not those of "
             f"{devices}: resume on as many, or choose another folder"
         )
     writable_folder(folder)
+
+
+def _note_going_on(folder, devices, epochs_done):
+    """Adds to `run.json` what goes on with the run, where it is not what began it."""
+    stored, now = read_run(folder), environment(devices)
+    then = [stored, *stored.get("continued", [])][-1]
+    if any(then.get(key) != now[key] for key in now if key != "date"):
+        continued = [*stored.get("continued", []), {"after_epoch": epochs_done, **now}]
+        _write_json(folder / "run.json", {**stored, "continued": continued})
 
 
 def _with_precision(recipe, out_dir, resume):
@@ -621,7 +647,8 @@ def plateau_rate(recipe, history):
         else:
             waited += 1
             if waited >= patience:
-                rate, waited = max(rate * factor, minimum), 0
+                rate = max(rate * factor, min(rate, minimum))
+                waited = 0
     return rate
 
 
@@ -671,7 +698,7 @@ class _RunFolder(keras.callbacks.Callback):
                 f"{path}: is damaged ({error}): bring it back from a copy, or start "
                 "the run again in another folder"
             ) from error
-        self.seconds = self.history[-1]["seconds"] if self.history else 0.0
+        self.seconds = self.history[-1]["seconds"]
 
     def on_train_begin(self, logs=None):
         self.started = time.monotonic()
@@ -902,7 +929,7 @@ def _stages(recipe, samples, steps, done, devices):
         yield recipe.epochs, batches, done * steps
         return
     views = partial(random_batches, samples, seed=recipe.seed, upright=recipe.upright)
-    switch = recipe.epochs - recipe.whole_epochs if recipe.crop else recipe.epochs
+    switch = recipe.epochs - recipe.whole_epochs
     if done < switch:
         batches = partial(views, crop=recipe.crop, batch_size=recipe.batch_size)
         yield switch, batches, done * steps
@@ -921,20 +948,10 @@ def _tensorboard(folder):
 
 def _validation_arrays(samples, recipe):
     """Returns whole padded photographs, one a batch."""
-    arrays = []
-    for s in samples:
-        size = padded_size(*s.image.shape[:2])
-        arrays.append(
-            to_arrays(
-                [
-                    (
-                        pad(s.image, size, recipe.placement),
-                        pad(s.vessels, size, recipe.placement),
-                    )
-                ]
-            )
-        )
-    return arrays
+    return [
+        to_arrays([padded(s, padded_size(*s.image.shape[:2]), recipe.placement)])
+        for s in samples
+    ]
 
 
 def _all_variables(model):
@@ -954,7 +971,8 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
             )
         stored = read_run(folder)
         changed = changed_fields(stored["recipe"], recipe)
-        for name, (was, now) in changed.items():
+        if changed:
+            name, (was, now) = next(iter(changed.items()))
             raise InputError(
                 f"{folder} was started with {name}={was!r}, not {now!r}: resume "
                 "with the same recipe, or choose another folder"
@@ -968,12 +986,6 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
                     f"{len(now)}; {differ[0]} differs): resume "
                     "with the same data, or choose another folder"
                 )
-        if stored.get("start_sha256") != description.get("start_sha256"):
-            raise InputError(
-                f"{folder} was started from other weights than those that now lie in "
-                f"{description['recipe']['start_from']}: bring them back, or choose "
-                "another folder"
-            )
         held.enter_context(lock.lock_folder(folder))
         return
     if resume:

@@ -418,12 +418,20 @@ def find_pretrained(name_or_folder):
             holds `card.json`.
 
     Raises:
-        InputError: neither of both; the message lists the known names.
+        InputError: neither of both; the message lists the known names. Or both, where
+            the folder's card is another one: which is meant?
     """
-    if str(name_or_folder) in list_pretrained():
-        return _shipped() / str(name_or_folder)
-    folder = Path(name_or_folder)
-    if (folder / CARD).is_file():
+    folder, name = Path(name_or_folder), str(name_or_folder)
+    own = (folder / CARD).is_file()
+    if name in list_pretrained():
+        shipped = _shipped() / name
+        if own and read_card(folder)["sha256"] != read_card(shipped)["sha256"]:
+            raise InputError(
+                f"{name}: is a folder here and the name of shipped weights: write "
+                f"./{name} for the folder, or choose another folder to work in"
+            )
+        return shipped
+    if own:
         return folder
     known = ", ".join(list_pretrained()) or "none in this installation"
     raise InputError(

@@ -101,3 +101,22 @@ def gradients(function, variables, compiled=False):
 
     found = tf.function(compute)() if compiled else compute()
     return [None if g is None else np.asarray(g) for g in found]
+
+
+def profiled_flops(function, shape):
+    """What TensorFlow's profiler counts in the frozen graph of `function`."""
+    tf = pytest.importorskip("tensorflow")
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2_as_graph as freeze,
+    )
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the profiler needs a TensorFlow graph")
+    spec = tf.TensorSpec(shape, "float32")
+    frozen, _ = freeze(tf.function(function).get_concrete_function(spec))
+    builder = tf.compat.v1.profiler.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output().build()
+    profile = tf.compat.v1.profiler.profile(
+        graph=frozen.graph, cmd="scope", options=options
+    )
+    return profile.total_float_ops

@@ -6,12 +6,10 @@ from reference.attention import sigmoid
 from reference.convolution import relu
 
 from saunet.models import build_model
-from saunet.profiling import count_flops
 
 
 def test_the_gates_cost_a_tenth_of_a_percent_of_the_u_net():
     gated, plain = build_model("attention_unet"), build_model("unet_32")
-    assert gated.count_params() == 8_652_572
     gates = [
         layer
         for layer in gated.layers
@@ -19,9 +17,6 @@ def test_the_gates_cost_a_tenth_of_a_percent_of_the_u_net():
     ]
     weights = sum(layer.count_params() for layer in gates)
     assert gated.count_params() - plain.count_params() == weights
-    # The header of the module states it; the published 425.05 is not reproduced.
-    gflops = count_flops(gated, (592, 592, 3)) / 1e9
-    assert round(gflops, 3) == 137.206
 
 
 def test_a_gate_is_its_formula():

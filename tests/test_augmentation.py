@@ -241,6 +241,13 @@ def test_upright_views_hold_the_pixels_of_the_photograph(monkeypatch, whole):
     assert len(found) == 8
 
 
+def test_upright_crops_reach_each_edge_of_the_photograph():
+    found = affines(4000, (60, 50), (48, 48), upright=1)
+    corners = found @ np.array([[0, 47, 0, 47], [0, 0, 47, 47], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(corners.min(axis=(0, 2)), [0, 0])
+    np.testing.assert_array_equal(corners.max(axis=(0, 2)), [49, 59])
+
+
 def contains(image, part):
     """Whether `part` is a piece of `image`, exactly."""
     difference = cv2.matchTemplate(

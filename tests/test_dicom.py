@@ -128,6 +128,12 @@ def test_what_is_no_photograph_is_refused(tmp_path):
     pixels = random(32, 32, kind=np.int16)
     with pytest.raises(InputError, match="signed"):
         read_image(write(path, pixels, "MONOCHROME2", bits=16, signed=1))
+    write(path, random(32, 32, top=4096, kind=np.uint16) << 4, "MONOCHROME2", bits=12)
+    data = pydicom.dcmread(path)
+    data.HighBit = 15
+    data.save_as(path)
+    with pytest.raises(InputError, match="its 12 bits end at bit 15, expected 11"):
+        read_image(path)
     with pytest.raises(InputError, match="at least 32 a side"):
         read_image(write(path, random(8, 32, 3), "RGB"))
     write(path, random(32, 32, 3), "RGB")

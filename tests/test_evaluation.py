@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from saunet import evaluation
 from saunet.data import pairing
 from saunet.data.datasets import Sample, load_dataset
 from saunet.data.folder import check_folder
@@ -121,6 +122,25 @@ def test_rows_are_kept_whatever_the_pooling(pooling):
         assert row["pixels"] == truth.size
         assert Counts(row["tp"], row["fp"], row["fn"], row["tn"]) == counts
         assert row["f1"] == METRICS["f1"](counts)
+
+
+@pytest.mark.parametrize("most", [0, 5000, 10**9])
+def test_many_pixels_are_pooled_by_levels(monkeypatch, most):
+    """Maps of 8 and 16 bits lose nothing by it."""
+    monkeypatch.setattr(evaluation, "EXACT_PIXELS", most)
+    result = summarise(ITEMS, region="frame", pooling="pooled")
+    pixels = [np.concatenate([np.ravel(i[k]) for i in ITEMS]) for k in (1, 2)]
+    assert result["auc"] == pytest.approx(roc_auc(*pixels), abs=1e-12)
+    assert result["pr_auc"] == pytest.approx(pr_auc(*pixels), abs=1e-12)
+    black = [(n, p, np.zeros_like(t), f) for n, p, t, f in ITEMS]
+    assert math.isnan(summarise(black, region="frame", pooling="pooled")["auc"])
+
+
+def test_a_map_in_colours_is_none_whatever_its_name(tmp_path):
+    heat = cv2.applyColorMap(np.arange(2000, dtype=np.uint8).reshape(40, 50), 2)
+    write_png(tmp_path / "1_prob.png", heat)
+    with pytest.raises(InputError, match="a colour picture, expected a grey"):
+        evaluation.read_map(tmp_path / "1_prob.png")
 
 
 def test_pooled_cldice_adds_skeleton_pixels():

@@ -39,9 +39,10 @@ from records import (  # noqa: E402
     add_results,
     comparison,
     find_score,
+    key_of,
     label,
 )
-from rows import RECIPE_NAMES, Row, estimate_hours  # noqa: E402
+from rows import RECIPE_NAMES, Row, estimate_hours, start_digest  # noqa: E402
 from shipping import ship, weights_name  # noqa: E402
 
 PAPERS = {paper: __import__(paper) for paper in tables.PAPERS}
@@ -185,23 +186,31 @@ def test_a_row_is_trained_on_from_its_shipped_weights_of_drive():
 def test_the_page_of_training_says_what_weights_of_drive_are_worth():
     def record(recipe_name, **changes):
         made = record_like("sa_unet_v2") | {"recipe_name": recipe_name, "hours": 0.26}
-        made["recipe"] = {"epochs": 10, "steps_per_epoch": 100}
+        row = rows["sa_unet_v2", "chase_db1", None]
+        recipe = row.recipe(recipe_name, changes.get("seed", 0))
+        made["recipe"] = json.loads(json.dumps(asdict(recipe)))
+        made["start_sha256"] = start_digest(recipe)
         return made | changes
+
+    rows = {(r.key, r.dataset, r.fold): r for _, r in ROWS}
 
     assert adapted_lines([record("budget")]) == []
     records = [record(name) for name in ("budget", "finetune")]
     lines = adapted_lines([*records, record("finetune", views=8)])
     assert [line[:3] for line in lines] == [
-        ["CHASE_DB1", "`sa_unet_v2`", "`budget`"],
-        ["CHASE_DB1", "`sa_unet_v2`", "`finetune`"],
+        ["CHASE_DB1", "`sa_unet_v2`", "budget"],
+        ["CHASE_DB1", "`sa_unet_v2`", "finetune"],
     ]
-    assert lines[0][5:] == ["1,000", "0.3"]
+    assert lines[1][5:] == ["1,000", "0.3"]
+    # by the authors' recipe an epoch is each copy once
+    (line,) = adapted_lines([*records, record("paper", seed=1)])[2:]
+    assert line[2:] == ["paper, seed 1", *lines[0][3:5], "", "0.3"]
     folds = [record(name, fold=3) for name in ("finetune", "budget")]
-    assert adapted_lines(folds)[0][0] == "CHASE_DB1, fold 3"
+    assert adapted_lines(folds, "stare")[0][0] == "STARE, fold 3"
 
 
-def adapted_lines(records):
-    text = tables.adapted_block({("sa_unet_v2", "chase_db1"): records})
+def adapted_lines(records, dataset="chase_db1"):
+    text = tables.adapted_block({("sa_unet_v2", dataset): records})
     return [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
 
 
@@ -561,8 +570,21 @@ def test_shipped_weights_say_what_they_began_with(toy, tmp_path):
     target = ship(record, row, folder, tmp_path / "weights")
     readme = (target / "README.md").read_text()
     assert "in the weights it began with: 2 images (01, 30)" in readme
-    assert "from sa_unet_v2_drive's weights. Never seen" in readme
+    assert "from sa_unet_v2_drive's weights. Not trained on, nor used" in readme
+    assert "or that of the weights it began with, was made after" in readme
     assert seen_images(target) == ["01", "20", "21", "22", "30"]
+
+
+def test_a_run_from_other_weights_is_another_run(toy):
+    """Such as shipped ones that have since been replaced."""
+    assert toy() == 0
+    (record,) = rows_in(toy.path)
+    other = record | {"start_sha256": "78538bde"}
+    assert key_of(other) != key_of(record)
+    groups = tables._by_recipe([record, other])
+    assert [len(group) for group in groups.values()] == [1, 1]
+    assert tables.departures(ROW, other) == ["start_sha256=78538bde"]
+    assert tables.departures(ROW, record) == []
 
 
 def test_views_are_a_row_of_their_own_of_the_same_weights(toy):

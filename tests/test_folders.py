@@ -84,6 +84,14 @@ def test_the_tree_is_mirrored(tree, tmp_path):
         assert float(row["seconds"]) >= 0
 
 
+def test_results_beside_photographs_are_none_of_a_folder_within(tree):
+    """The manifest that says so lies above it."""
+    counting = Counting()
+    predict_files(counting.segmenter, [tree], tree)
+    result = predict_files(counting.segmenter, [tree / "left"], tree.parent / "other")
+    assert result["written"] == ["a", "c/d"]
+
+
 def test_what_is_done_and_unchanged_is_not_done_again(tree, tmp_path):
     counting, out = Counting(), tmp_path / "out"
     predict_files(counting.segmenter, [tree], out)

@@ -335,6 +335,68 @@ def test_a_label_that_is_mostly_white_is_refused(tmp_path):
         read_label(save(tmp_path / "most.png", label))
 
 
+@pytest.mark.parametrize("levels", [(0, 127, 255), (0, 1, 255), (0, 85, 170, 255)])
+def test_a_label_of_classes_is_refused(tmp_path, levels):
+    """By half the brightness alone one of them would be lost in silence."""
+    label = np.zeros((40, 50), np.uint8)
+    for row, level in enumerate(levels):
+        label[row] = level
+    with pytest.raises(InputError, match=f"{len(levels)} levels of grey"):
+        read_label(save(tmp_path / "classes.png", label))
+
+
+def test_photographs_and_labels_are_no_field_of_view(tmp_path):
+    photograph = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    with pytest.raises(InputError, match="neither black nor white, expected a field"):
+        images.read_fov(save(tmp_path / "photograph.png", photograph))
+    label = np.zeros((40, 50), np.uint8)
+    label[:4] = 255
+    with pytest.raises(InputError, match="10% of it is white, as in a label"):
+        images.read_fov(save(tmp_path / "label.png", label))
+
+
+def tiff(path, pixels, **options):
+    pytest.importorskip("tifffile").imwrite(path, pixels, **options)
+    return path
+
+
+def test_sixteen_bits_of_colour_are_right_or_refused(tmp_path):
+    """Pillow takes each sample in a plane of its own for two pixels of eight bits."""
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 50, 3), np.uint16)
+    path = tiff(tmp_path / "pixels.tif", deep, photometric="rgb")
+    assert np.abs(read_image(path) - deep / 257).max() <= 1
+    planes = np.moveaxis(deep, 2, 0)
+    options = {"photometric": "rgb", "planarconfig": "separate"}
+    with pytest.raises(InputError, match="16-bit colour in separate planes"):
+        read_image(tiff(tmp_path / "planes.tif", planes, **options))
+    shallow = (planes >> 8).astype(np.uint8)
+    path = tiff(tmp_path / "shallow.tif", shallow, **options)
+    np.testing.assert_array_equal(read_image(path), np.moveaxis(shallow, 0, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_where_zero_is_white_a_tiff_is_inverted(tmp_path, dtype):
+    full = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, full, (40, 50), dtype)
+    plain = tiff(tmp_path / "plain.tif", pixels)
+    turned = tiff(tmp_path / "turned.tif", full - pixels, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(turned), read_image(plain))
+    np.testing.assert_array_equal(images.read_gray(turned), pixels)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (np.int16, "signed pixels"),
+        (np.float64, "a TIFF of another kind of pixels"),
+        (np.float32, "pixels of kind F"),
+    ],
+)
+def test_tiffs_of_other_numbers_are_refused_for_what_they_are(tmp_path, dtype, message):
+    with pytest.raises(InputError, match=message):
+        read_image(tiff(tmp_path / "numbers.tif", np.ones((40, 50), dtype)))
+
+
 @pytest.mark.parametrize(("dtype", "value"), [("uint16", 255), ("uint8", 100)])
 def test_a_field_of_view_without_a_bright_pixel_is_refused(tmp_path, dtype, value):
     path = tmp_path / "fov.png"

@@ -74,6 +74,38 @@ def test_a_name_is_no_network():
         Segmenter("sa_unet_drive")
 
 
+def test_several_outputs_are_no_map(green):
+    model = green.model
+    with pytest.raises(InputError, match="has 2 outputs, expected one map"):
+        Segmenter(keras.Model(model.input, [model.output, model.output]))
+
+
+def test_a_run_of_ag_net_is_used_by_the_output_that_its_authors_test(
+    tmp_path, monkeypatch, green
+):
+    asked = []
+
+    def build(name, **options):
+        asked.append((name, options))
+        return green.model
+
+    monkeypatch.setattr(inference, "build_model", build)
+    recipe = {"model": "ag_net", "model_kwargs": {"outputs": "all"}}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}))
+    weights.save_weights(green.model, tmp_path / "last.weights.h5")
+    load_segmenter(tmp_path)
+    assert asked == [("ag_net", {"outputs": "side_8"})]
+
+
+def test_where_tiles_join_no_probability_is_above_one():
+    inputs = keras.Input((None, None, 3))
+    ones = layers.Lambda(lambda x: x[..., :1] * 0 + 1)(inputs)
+    segmenter = Segmenter(keras.Model(inputs, ones), engine="keras")
+    probability = segmenter.predict(random_image(700, 700), tile=592)
+    assert probability.max() == 1
+    assert probability.min() > 1 - 1e-6
+
+
 def test_bytes_and_floats_agree(green):
     image = random_image(32, 40)
     np.testing.assert_array_equal(

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import keras
 import pytest
+from helpers import on_tensorflow
 
 from saunet import machine
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 on_x86 = pytest.mark.skipif(not X86, reason="of TensorFlow on x86 alone")
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="of TensorFlow alone"
-)
 
 
 @pytest.fixture(autouse=True)

@@ -517,9 +517,10 @@ def test_a_mask_of_one_negative_value_is_none():
 def test_pictures_that_are_not_named_mask_are_read_where_none_is(folder):
     assert len(find_masks([folder / "maps"])) == 2
     save(folder / "labels" / "01_manual1.png", CROSS)
-    assert find_masks([folder / "labels"]) == [folder / "labels" / "01_manual1.png"]
+    label = folder / "labels" / "01_manual1.png"
+    assert list(find_masks([folder / "labels"])) == [label]
     one = folder / "maps" / "01_test_prob.png"
-    assert find_masks([one, one]) == [one]
+    assert list(find_masks([one, one])) == [one]
 
 
 def test_what_cannot_be_read_is_skipped_and_listed(capsys, folder):

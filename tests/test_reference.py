@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import profiled_flops
 from keras import ops
 
 from saunet.layers import DropBlock2D
@@ -115,19 +116,6 @@ def keras_flops_rules():
 @pytest.mark.parametrize("name", ["unet_18", "sd_unet", "sa_unet_backbone", "sa_unet"])
 def test_flops_are_those_of_keras_flops(keras_flops_rules, name):
     """`get_flops` written again: 0.1.2 adds a list to a tuple shape on Keras 3."""
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2_as_graph as freeze,
-    )
-
     model = build_model(name)
-    call = tf.function(lambda x: model(x, training=False))
-    spec = tf.TensorSpec((1, 64, 64, 3), "float32")
-    frozen, _ = freeze(call.get_concrete_function(spec))
-    builder = tf.compat.v1.profiler.ProfileOptionBuilder
-    options = builder(builder.float_operation()).with_empty_output().build()
-    profile = tf.compat.v1.profiler.profile(
-        graph=frozen.graph, cmd="scope", options=options
-    )
-    ours = count_flops(model, (64, 64, 3))
-    assert ours == pytest.approx(profile.total_float_ops, rel=2e-4)
+    profiled = profiled_flops(lambda x: model(x, training=False), (1, 64, 64, 3))
+    assert count_flops(model, (64, 64, 3)) == pytest.approx(profiled, rel=2e-4)

@@ -523,11 +523,6 @@ def test_the_overlay_stands_in_for_the_photograph(folders):
     assert "overlay" not in shown
 
 
-def test_small_pictures_shrink_where_there_are_many():
-    assert report._small([None] * 20) == report.SMALL
-    assert report._small([None] * 4000) < report.SMALL / 9
-
-
 def test_without_truth_there_are_maps_and_no_scores(folders):
     html = report.maps_page(folders / "maps")
     parsed = Page(html)

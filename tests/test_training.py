@@ -7,6 +7,7 @@ the real ones, whose compilation would take most of the time.
 import csv
 import errno
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -162,7 +163,10 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("loss_kwargs", {"mcc_weight": "a"}),
         ("upright", True),
         ("learning_rates", ((2, 1e-2), (1, 1e-3))),  # of one_cycle
+        ("learning_rates", ((3, 1e-2), (1, 1e-3))),  # begins after the last epoch
         ("optimizer", "adam"),  # with a weight decay
+        ("plateau", (0.5, 3, 1e-6)),  # of another schedule
+        ("batch_size", True),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(field, value):
@@ -577,6 +581,45 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     run(replace(RECIPE, epochs=1), tmp_path / "run", resume=True)
 
 
+def test_a_finished_run_outlives_the_weights_it_began_with(
+    whole_run, tmp_path, monkeypatch
+):
+    given = tmp_path / "given"
+    shutil.copytree(whole_run[0], given)
+    recipe = replace(PLAIN, start_from=str(given))
+    run(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at_call(patch, training._RunFolder, "_save_state", 1, after=True)
+        with pytest.raises(Killed):
+            run(recipe, tmp_path / "half")
+    shutil.copy(tmp_path / "whole" / "last.weights.h5", given / "best.weights.h5")
+    run(recipe, tmp_path / "whole", resume=True)
+    with pytest.raises(InputError, match="started from other weights than those"):
+        run(recipe, tmp_path / "half", resume=True)
+
+
+def test_a_run_that_others_go_on_with_says_so(tmp_path, monkeypatch):
+    about = {"device": "1 H200", "commit": "aaaa"}
+    monkeypatch.setattr(training, "_device", lambda devices: about["device"])
+    monkeypatch.setattr(training, "_commit", lambda: about["commit"])
+    for epoch in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at_call(patch, training._RunFolder, "_save_state", 1, after=True)
+            with pytest.raises(Killed):
+                run(PLAIN, tmp_path / "run", resume=epoch > 1)
+        stored = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert "continued" not in stored
+    about["commit"] = "bbbb"
+    run(PLAIN, tmp_path / "run", resume=True)
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    (later,) = stored["continued"]
+    assert (stored["commit"], later["commit"]) == ("aaaa", "bbbb")
+    assert later["after_epoch"] == 2
+    about["device"] = "2 CPU cores"
+    run(PLAIN, tmp_path / "run", resume=True)  # finished: nothing went on
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == stored
+
+
 def test_a_run_starts_from_given_weights(whole_run, tmp_path):
     """By a rate of next to nothing what was given comes out."""
     given, _ = whole_run
@@ -710,10 +753,13 @@ def histories(n=12, length=60):
         yield np.abs(1 + np.cumsum(steps)).astype("float32").astype(float)
 
 
-@pytest.mark.parametrize("plateau", [(0.5, 3, 1e-6), (0.2, 1, 1e-4), (0.5, 10, 1e-3)])
+@pytest.mark.parametrize(
+    "plateau", [(0.5, 3, 1e-6), (0.2, 1, 1e-4), (0.5, 10, 1e-3), (0.5, 2, 1e-2)]
+)
 def test_plateau_rate_is_that_of_kerass_callback(plateau):
     factor, patience, minimum = plateau
-    recipe = replace(PLAIN, learning_rates=((1, 2e-3),), plateau=plateau)
+    rates = ((1, 2e-3),)
+    recipe = replace(RECIPE, schedule="plateau", learning_rates=rates, plateau=plateau)
     for losses in histories():
         inputs = keras.Input((1,))
         model = keras.Model(inputs, layers.Identity()(inputs))
@@ -914,7 +960,7 @@ def test_a_run_of_two_devices_goes_on_on_two(tmp_path, monkeypatch):
         ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"epochs": 1.5}, "epochs=1.5 must be an integer"),
         ({"steps_per_epoch": -1}, "steps_per_epoch=-1 must be"),
-        ({"crop": 0}, "crop=0 must be an integer of at least 1"),
+        ({"crop": 0}, "crop=0 must be None or an integer of at least 1"),
         ({"upright": 1.5}, "upright=1.5 must be a share of views, from 0 to 1"),
         ({"upright": "half"}, "upright='half' must be a share of views"),
         ({"crop": 100}, "crop=100 must be a multiple of 16"),

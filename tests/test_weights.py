@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 
 import h5py
 import keras
@@ -696,6 +697,16 @@ def test_shipped_weights_are_found_by_name_and_any_by_folder(tmp_path, monkeypat
     assert list_pretrained() == ["sa_unet_v2_drive"]
     assert find_pretrained("sa_unet_v2_drive") == folder
     assert find_pretrained(folder) == folder
+    own = tmp_path / "work" / "sa_unet_v2_drive"
+    shutil.copytree(folder, own)
+    monkeypatch.chdir(own.parent)
+    assert find_pretrained("sa_unet_v2_drive") == folder  # a copy of it
+    card = card_of(own)
+    (own / "model.weights.h5").write_bytes(b"others")
+    write_card(own, card | {"sha256": sha256_of(own / "model.weights.h5")})
+    with pytest.raises(InputError, match=r"write \./sa_unet_v2_drive for the folder"):
+        find_pretrained("sa_unet_v2_drive")
+    assert find_pretrained("./sa_unet_v2_drive").resolve() == own
     for unknown in ("sa_unet", shipped / "unfinished", tmp_path / "none"):
         with pytest.raises(InputError, match="shipped ones: sa_unet_v2_drive"):
             find_pretrained(unknown)

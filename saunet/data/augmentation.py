@@ -113,20 +113,22 @@ def _random_affine(source, target, rng, whole, upright=0.0):
     flip = rng.choice([-1, 1])
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     linear = np.array([[cos * flip, -sin], [sin * flip, cos]])
-    centre = (np.array(source[::-1]) - 1) / 2
+    centre, reach = (np.array(source[::-1]) - 1) / 2, np.zeros(2)
     if not whole:
         # As far from the middle as an upright crop of this size can lie.
         reach = np.maximum(np.array(source[::-1]) - target[::-1], 0) / 2
         centre = centre + rng.uniform(-1, 1, 2) * reach
     offset = centre - linear @ ((np.array(target[::-1]) - 1) / 2)
     if upright:
-        # Pixels onto pixels; unturned and whole, it is `pad(..., "centered")`.
-        linear, offset = np.rint(linear), np.ceil(np.round(offset, 6))
+        # Pixels onto pixels, and a crop from the first row to the last; unturned and
+        # whole, it is `pad(..., "centered")`.
+        centred = np.ceil(np.round(offset, 6))
+        linear, offset = np.rint(linear), np.where(reach > 0, np.rint(offset), centred)
     return np.column_stack([linear, offset])
 
 
 def _random_colour(view, rng):
-    """Gain, offset and gamma per channel through a table; noise for half."""
+    """Gain and gamma per channel through a table; noise for half."""
     levels = np.arange(256) / 255
     gamma = np.exp(rng.uniform(-0.35, 0.35) + rng.uniform(-0.1, 0.1, 3))
     gain = rng.uniform(0.8, 1.25) * rng.uniform(0.9, 1.1, 3)

@@ -62,6 +62,11 @@ def read_dicom(file, path):
         raise InputError(
             f"{path}: signed pixels, expected those of a photograph: export it as TIFF"
         )
+    if data.HighBit != data.BitsStored - 1:
+        raise InputError(
+            f"{path}: its {data.BitsStored} bits end at bit {data.HighBit}, expected "
+            f"{data.BitsStored - 1}: export it as TIFF"
+        )
     kind, bits = data.PhotometricInterpretation, int(data.BitsStored)
     try:
         pixels = pixel_array(data)  # YBR becomes RGB here

@@ -41,7 +41,7 @@ def is_image_name(path):
 def image_stem(path):
     """Returns the file name without its picture ending: `im0001.ppm.gz` -> `im0001`."""
     name = Path(path).name
-    for suffix in sorted(IMAGE_SUFFIXES, key=len, reverse=True):
+    for suffix in IMAGE_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -126,16 +126,21 @@ def read_label(path):
             f"{path}: {coloured:.0%} of what is not black is coloured, expected a "
             "label: white vessels on black (paint arteries and veins white)"
         )
-    full = np.iinfo(gray.dtype).max
-    # A label saved as JPEG has a few values between at its edges; a photograph most.
-    between = np.mean((gray > full // 8) & (gray < full - full // 8))
+    between = _share_between(gray)
     if between > 0.1:
         raise InputError(
             f"{path}: {between:.0%} of its pixels are neither black nor white, "
             "expected a label: give a folder that holds the labels alone"
         )
+    full = np.iinfo(gray.dtype).max
+    levels = len(np.unique(gray))
+    if 2 < levels <= 16:  # classes; JPEG and scaling leave more
+        raise InputError(
+            f"{path}: {levels} levels of grey, expected a label of two: paint all "
+            "vessels white and the rest black"
+        )
     vessels = _bright(gray)
-    if gray.any() and not vessels.any():  # such as numbers of classes: 0, 1 and 2
+    if gray.any() and not vessels.any():
         raise InputError(
             f"{path}: its brightest pixel is {gray.max()} of {full}, expected a label: "
             "white vessels on black"
@@ -145,7 +150,7 @@ def read_label(path):
             f"{path}: all black once its transparent pixels are: expected a label: "
             "white vessels on black"
         )
-    if vessels.mean() > 0.5:  # they cover an eighth of a retina
+    if vessels.mean() > 0.5:
         raise InputError(
             f"{path}: {vessels.mean():.0%} vessel, expected a label: white vessels on "
             "black: invert it, or, if it is a field of view, give the labels' folder"
@@ -162,7 +167,36 @@ def read_fov(path):
             f"{path}: its brightest pixel is {gray.max()} of "
             f"{np.iinfo(gray.dtype).max}, expected a field of view: white on black"
         )
+    between = _share_between(gray)
+    if between > 0.1:
+        raise InputError(
+            f"{path}: {between:.0%} of its pixels are neither black nor white, "
+            "expected a field of view: give a folder that holds these alone"
+        )
+    if inside.mean() < 0.125:  # vessels cover no more of a retina
+        raise InputError(
+            f"{path}: {inside.mean():.0%} of it is white, as in a label, expected a "
+            "field of view: give a folder that holds these alone"
+        )
     return inside
+
+
+def _share_between(gray):
+    """Returns which share of a picture's pixels are neither black nor white.
+
+    A mask saved as JPEG has a few at its edges; a photograph has most.
+    """
+    full = np.iinfo(gray.dtype).max
+    return np.mean((gray > full // 8) & (gray < full - full // 8))
+
+
+def is_coloured(path):
+    """Returns whether a pixel's colours differ by more than JPEG's eight of 255."""
+    image = _decode(path)
+    if image.mode[0] in "1LI":
+        return False
+    pixels = np.array(_to_8_bit(image, path).convert("RGB"), np.int16)
+    return bool(np.ptp(pixels, axis=2).max() > 8)
 
 
 def _is_transparent(image):
@@ -274,6 +308,7 @@ def _decode(path, *, single=False):
             file = gzip.GzipFile(fileobj=raw) if zipped else raw
             image = Image.open(file, formats=_FORMATS)
             image.load()
+            image = _as_meant(image, path)
             if single and getattr(image, "n_frames", 1) > 1:
                 raise InputError(
                     f"{path}: holds {image.n_frames} pictures, expected one: save the "
@@ -292,6 +327,11 @@ def _decode(path, *, single=False):
             "scale the picture down or cut it"
         ) from error
     except Image.UnidentifiedImageError as error:
+        if _starts_as_tiff(path):
+            raise InputError(
+                f"{path}: a TIFF of another kind of pixels, expected grey or colour of "
+                "8 or 16 bits: convert the file"
+            ) from error
         raise InputError(
             f"{path}: not a picture, expected {', '.join(IMAGE_SUFFIXES)}: "
             "convert the file to one of these"
@@ -307,6 +347,33 @@ def _decode(path, *, single=False):
             "truncated or damaged; copy it again"
         ) from error
     return image
+
+
+# Tags of TIFF 6.0.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
+
+
+def _as_meant(image, path):
+    """Mends or refuses the TIFFs that Pillow reads as other pixels than they hold."""
+    tags = getattr(image, "tag_v2", {})
+    deep = max(tags.get(_BITS, (1,))) > 8
+    if deep and tags.get(_PLANES) == 2 and tags.get(_COMPRESSION) == 1:
+        raise InputError(
+            f"{path}: 16-bit colour in separate planes, expected it pixel by pixel: "
+            "save it so, or compressed"
+        )
+    if 2 in tags.get(_SAMPLE_FORMAT, ()):
+        raise InputError(
+            f"{path}: signed pixels, expected those of a photograph: convert the file"
+        )
+    if deep and image.mode[0] == "I" and tags.get(_PHOTOMETRIC) == 0:  # 0 is white
+        return Image.fromarray(65535 - _deep(image, path))
+    return image
+
+
+def _starts_as_tiff(path):
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*")
 
 
 def _to_8_bit(image, path):

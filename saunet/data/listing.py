@@ -45,7 +45,7 @@ def find_places(inputs, out_dir=None, results=()):
 
     Left out: what `out_dir`, where it is below a folder of `inputs`, holds; files
     whose resolved path is among `results`; and the results of other runs, by the
-    manifests beside them.
+    manifests beside and above them.
     """
     found, ignored = [], 0
     for path in map(as_path, inputs):
@@ -78,6 +78,10 @@ def _files(path, out_dir):
         yield from path.files()
         return
     earlier = set()
+    for folder in Path(os.path.abspath(path)).parents:
+        if (folder / MANIFEST).is_file() and not _same(folder, out_dir):
+            with contextlib.suppress(InputError):
+                earlier |= Manifest(folder).results()
     for folder, below, names in walk(path):
         if MANIFEST in names:
             with contextlib.suppress(InputError):  # another program's table

@@ -179,22 +179,19 @@ class Manifest:
         if reason:
             left = map(os.path.lexists, results_of(self.path.parent, result).values())
             settings = settings if self.claims(str(result)) and any(left) else ""
-        row = dict(
-            zip(
-                COLUMNS,
-                (
-                    str(result),
-                    _place_of(photograph),
-                    *state,
-                    settings,
-                    "" if seconds is None else f"{seconds:.3f}",
-                    "failed" if reason else "done",
-                    reason,
-                ),
-                strict=True,
-            )
+        size, modified = state
+        self._add(
+            {
+                "result": str(result),
+                "photograph": _place_of(photograph),
+                "bytes": size,
+                "modified": modified,
+                "settings": settings,
+                "seconds": "" if seconds is None else f"{seconds:.3f}",
+                "status": "failed" if reason else "done",
+                "reason": reason,
+            }
         )
-        self._add(row)
 
     def _add(self, row):
         self.rows[row["result"]] = row

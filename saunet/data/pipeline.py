@@ -53,10 +53,7 @@ def fixed_batches(
     Args and yields: as `random_batches`, with the `placement` of `padding.pad`.
     """
     size = _common_size(samples)
-    views = [
-        (pad(s.image, size, placement), pad(s.vessels, size, placement))
-        for s in samples
-    ]
+    views = [padded(s, size, placement) for s in samples]
     per_round = -(-len(samples) // batch_size)
     for batch in count(start):
         begin = batch // per_round * len(samples)
@@ -65,6 +62,11 @@ def fixed_batches(
         lacking = -(last - first) % multiple
         places = [*range(first, last), *(begin + i for i in range(lacking))]
         yield to_arrays([views[_shuffled(p, len(samples), seed)] for p in places])
+
+
+def padded(sample, size, placement):
+    """Returns the `(image, vessels)` of a sample, padded as by `padding.pad`."""
+    return pad(sample.image, size, placement), pad(sample.vessels, size, placement)
 
 
 def to_arrays(views):

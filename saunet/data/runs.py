@@ -12,6 +12,7 @@ KINDS = {
     "recipe": (dict,),
     "images": (list,),
     "validation": (list,),
+    "continued": (list,),
     "versions": (dict,),
     "backend": TEXT,
     "device": TEXT,

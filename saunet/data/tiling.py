@@ -40,7 +40,7 @@ def tile_starts(length, tile, overlap, step=1):
     return [*starts, length - tile]
 
 
-def tile_window(tile, starts_image, ends_image, *, halo=HALO, ramp=RAMP):
+def tile_window(tile, starts_image, ends_image, *, halo, ramp):
     """Returns what the pixels of one tile weigh along one axis.
 
     Args:
@@ -85,21 +85,9 @@ def predict_tiles(run, image, size, tile, *, placement, step, halo=HALO, ramp=RA
     Returns:
         (H, W) float32.
     """
-    overlap = 2 * halo + ramp
     top_left = offsets(image.shape[:2], size, placement)
-    rows, columns = (
-        _tiles_of_axis(
-            image.shape[axis],
-            size[axis],
-            tile[axis],
-            top_left[axis],
-            overlap,
-            step,
-            halo,
-            ramp,
-        )
-        for axis in (0, 1)
-    )
+    axes = zip(image.shape[:2], size, tile, top_left, strict=True)
+    rows, columns = (_tiles_of_axis(*axis, step, halo, ramp) for axis in axes)
     result = np.zeros(image.shape[:2], np.float32)
     for ours_y, theirs_y, weight_y in rows:
         for ours_x, theirs_x, weight_x in columns:
@@ -110,9 +98,9 @@ def predict_tiles(run, image, size, tile, *, placement, step, halo=HALO, ramp=RA
     return result
 
 
-def _tiles_of_axis(pixels, full, tile, offset, overlap, step, halo, ramp):
+def _tiles_of_axis(pixels, full, tile, offset, step, halo, ramp):
     """Lists (slice of the tile, slice of the image, weights) along one axis."""
-    starts = tile_starts(full, tile, overlap, step)
+    starts = tile_starts(full, tile, 2 * halo + ramp, step)
     windows = [
         tile_window(tile, start == 0, start == full - tile, halo=halo, ramp=ramp)
         for start in starts

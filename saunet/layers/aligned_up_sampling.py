@@ -44,7 +44,8 @@ class AlignedUpSampling2D(layers.Layer):
 def interpolation(side, size, dtype):
     """Returns the `(size * side, side)` matrix whose rows weigh the input pixels.
 
-    A row holds at most two numbers that are not 0, and sums to 1.
+    A row holds at most two numbers that are not 0, and sums to 1 before `dtype`
+    rounds it.
     """
     last = ops.cast(ops.maximum(size * side - 1, 1), "float32")
     place = ops.cast(ops.arange(size * side), "float32")

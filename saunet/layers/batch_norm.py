@@ -11,8 +11,7 @@ from saunet.layers.group_norm import moments, normalise
 class BatchNormalization(layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with a gradient by hand.
 
-    The same function, weights and weight order, and at inference Keras's own code,
-    which in bfloat16 rounds the scale.
+    The same function, weights and weight order, and at inference Keras's own code.
     In training Keras leaves the gradient of its moments to the backend, which
     spreads each of them over the map; here sums are taken per channel, and applied
     as one multiply-add (`GroupNormalization` has the same arithmetic).

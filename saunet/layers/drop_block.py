@@ -33,7 +33,9 @@ class DropBlock2D(layers.Layer):
     One seed gives the same masks in eager mode and in a graph. Under XLA
     (`jit_compile=True`, Keras's default on a GPU) it gives others: Keras leaves the
     algorithm of a draw to TensorFlow, which is Philox, and another one under XLA.
-    Each way repeats itself exactly.
+    Each way repeats itself exactly. On several devices of TensorFlow's
+    `MirroredStrategy` each one's first image has the same masks, and so on: they
+    mirror the layer's generator.
 
     Args:
         rate: Float in [0, 1), the share of a map to drop: `1 - keep_prob`.

@@ -134,6 +134,14 @@ def test_a_bucket_is_like_a_folder(bucket, tree, tmp_path):
     assert (again["written"], again["unchanged"], calls) == (["a b#1"], 1, 1)
 
 
+def test_a_question_mark_may_be_part_of_a_name(bucket, tree, tmp_path):
+    photograph(tree / "what?.png", 3)
+    result, _ = segment([bucket], tmp_path / "out")
+    assert "what?" in result["written"]
+    again, _ = segment([tmp_path / "out" / "manifest.csv"], tmp_path / "again")
+    assert "what?" in again["written"]
+
+
 def test_results_in_a_bucket_are_no_photographs(bucket, tree):
     for expected in (2, 0):
         result, _ = segment([bucket], tree)

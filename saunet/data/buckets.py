@@ -21,13 +21,15 @@ class BucketFile:
     pickled: the other process connects by itself.
 
     Args:
-        uri: such as `s3://bucket/folder/eye.png`, its name as it is, not quoted.
+        uri: such as `s3://bucket/folder/eye.png`, its name as it is, not quoted; what
+            stands behind the last "?", if there is one, is the query.
         size: bytes, if known already.
         modified: nanoseconds since 1970, likewise.
     """
 
     def __init__(self, uri, size=None, modified=None):
-        uri, _, self.query = str(uri).partition("?")
+        head, mark, query = str(uri).rpartition("?")
+        uri, self.query = (head, query) if mark else (query, "")
         self.scheme, _, rest = uri.partition("://")
         self.host, _, self.key = rest.partition("/")
         self._facts = None if size is None else (size, modified)

@@ -225,8 +225,9 @@ def _place_of(photograph):
     """Returns a URI, or a path that is the same from every folder."""
     if not is_uri(photograph):
         return os.path.abspath(photograph)
-    query = as_path(photograph).query  # which store it is, at times
-    return str(photograph) + (f"?{query}" if query else "")
+    file = as_path(photograph)
+    # Which store it is, at times; without one a "?" of the name would begin it.
+    return f"{file}?{file.query}" if file.query or "?" in file.key else str(file)
 
 
 def state_of(photograph):

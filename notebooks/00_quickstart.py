@@ -37,10 +37,11 @@ OUT.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## A photograph
 #
-# The repository holds no patient's picture. It draws photographs instead, whose
-# vessels are known exactly: useful for a lesson, no substitute for real ones. If you
-# have [DRIVE](https://drive.grand-challenge.org), set the environment variable
-# `SAUNET_DRIVE` to its folder before you start Jupyter, and this notebook uses it.
+# The repository holds no patient's picture. It draws photographs instead, whose vessels
+# are known exactly: useful for a lesson, no substitute for real ones. If you have
+# [DRIVE](https://drive.grand-challenge.org), set the environment variable
+# `SAUNET_DRIVE` to its folder before you start Jupyter, and this notebook uses it, if
+# it has the labels of its test photographs, which today's download has not.
 
 # %%
 (sample,) = photographs(1, start=7, part="test")

@@ -185,8 +185,8 @@ print(f"F1 {max(curve['f1']):.4f} at {best:.2f}, chosen on these very images")
 # and so is every epoch, learning rate or crop that was kept because the *test* score
 # rose. Choose on training or validation images, and say where.
 #
-# Even the tie matters: with maps saved in 8 bits, "above .5" and "at least .5" differ
-# by the pixels at exactly one level. Here a vessel is *above* the threshold.
+# Even the tie matters: of a map in 8 bits "above 127" and "at least 127" differ by the
+# pixels of one level. Here a vessel is *above* the threshold, .5 of full scale.
 
 # %%
 show(
@@ -255,5 +255,5 @@ print(f"clDice of {who}: {human['cldice']:.4f}; of the network: {ours['cldice']:
 # 5. Was the epoch chosen on the test images?
 # 6. One run or several? Another seed gives another score; ours are of one.
 #
-# `saunet score` asks for the first three on every call, and writes them into its
-# result.
+# `saunet score` asks for region and pooling on every call, and writes them and the
+# threshold into its result.

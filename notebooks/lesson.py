@@ -43,8 +43,9 @@ def photographs(count, *, start=0, part="train"):
         if all(sample.vessels is not None for sample in samples):
             print(f"photographs of DRIVE ({part}): {count}")
             return [samples[(start + i) % len(samples)] for i in range(count)]
-        print("DRIVE's test labels are not in today's download")
-    print(f"synthetic photographs: {count} (set SAUNET_DRIVE for DRIVE's)")
+        print(f"synthetic photographs: {count} (DRIVE's folder has no test labels)")
+    else:
+        print(f"synthetic photographs: {count} (set SAUNET_DRIVE for DRIVE's)")
     first = start + (1000 if part == "test" else 0)
     height, width = brief((584, 565), (160, 144))
     return [

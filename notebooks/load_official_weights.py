@@ -13,8 +13,9 @@
 # The authors of SA-UNet, RSAN and SA-UNetv2 publish `.h5` files, written by Keras 2.
 # `saunet.load_weights` reads them into our networks. Their files are not part of this
 # package (they come without a licence), so this notebook first writes a file of the
-# very same kind from the weights that are. If you have one of theirs, use its path
-# instead.
+# very same kind from the weights that are. If you have one of theirs, load it by
+# `saunet.load_weights(model, path)`; its path does not belong into the cell below,
+# which writes.
 
 # %%
 from pathlib import Path
@@ -157,8 +158,8 @@ attempt("Not a number:", model, diverged)
 #    16)` against `(3, 3, 3, 64)` in layer 1 is another network; a difference in the
 #    last layers only is another number of classes or another decoder.
 # 3. Count: `saunet models` lists the parameters of every network.
-# 4. A file for 2 output channels, grey input or 13 input channels does not fit any
-#    network here.
+# 4. A file for 2 output channels does not fit any network here, one for grey or 13
+#    input channels none as it is built by default: `input_shape=(None, None, 1)`.
 #
 # ## When it fails without an error
 #
@@ -193,8 +194,9 @@ assert cases["right"][0] > cases["look-alike network"][0]
 # %% [markdown]
 # - **Padding.** SA-UNet and RSAN were trained on photographs padded on all sides,
 #   SA-UNetv2 on DRIVE at the bottom and the right (on STARE on all sides in training,
-#   at the bottom and the right in the test). Weights are tied to what they saw: a
-#   `Segmenter` takes `padding`, and the card of a shipped weight names it.
+#   at the bottom and the right in the test). Here it costs next to nothing, as the
+#   numbers above show, but follow what the weights saw: a `Segmenter` takes `padding`,
+#   and the card of a shipped weight names it.
 # - **Colours.** OpenCV reads blue first. `saunet.data.images.read_image` gives RGB.
 # - **Scale.** All networks here want [0, 1]. A `Segmenter` divides 8-bit pictures
 #   itself and refuses float pictures beyond 1; below it cannot know.

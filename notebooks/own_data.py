@@ -14,7 +14,9 @@
 # black. This notebook reads the two folders, looks for mistakes, trains a network on
 # some of the photographs, chooses a threshold on others, and scores the rest.
 #
-# The folders here hold synthetic photographs. Point `IMAGES` and `LABELS` to yours.
+# The folders here hold synthetic photographs, which the next cell draws. For your own,
+# point `IMAGES` and `LABELS` to their folders, and delete the loop, which writes into
+# these.
 
 # %%
 import shutil
@@ -29,13 +31,16 @@ import saunet
 from saunet.data.images import image_stem, read_image, read_mask, write_png
 
 OUT = Path("out/own_data")
+shutil.rmtree(OUT, ignore_errors=True)  # of an earlier time
 IMAGES, LABELS = OUT / "images", OUT / "labels"
-for folder in (IMAGES, LABELS):
-    folder.mkdir(parents=True, exist_ok=True)
 
 for sample in photographs(6, start=40):
-    write_png(IMAGES / f"{sample.name}.png", sample.image)
-    write_png(LABELS / f"{sample.name}_vessels.png", 255 * sample.vessels)
+    for folder, end, picture in (
+        (IMAGES, "", sample.image),
+        (LABELS, "_vessels", 255 * sample.vessels),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(folder / f"{sample.name}{end}.png", picture)
 
 # %% [markdown]
 # ## Reading the folders
@@ -98,15 +103,16 @@ assert all(0.02 < sample.vessels[sample.fov == 1].mean() < 0.3 for sample in sam
 # %% [markdown]
 # **Size.** The shipped recipes expect vessels as wide as in DRIVE, where the widest
 # are about eight pixels and the field of view 540. Scale photographs of another camera
-# to about that: a camera of 3000 pixels by 0.18. Labels are scaled with them, by area,
-# and cut at one half.
+# to about that before you begin: a camera of 3000 pixels by 0.18. Scale the labels with
+# them, `saunet.data.field.resize(255 * label, size) > 127`.
 #
 # ## Three parts
 #
 # *Training* photographs teach the weights. *Validation* photographs choose everything
 # else: the epoch, the threshold, the recipe. *Test* photographs choose nothing and are
 # looked at once. Both eyes of one person belong to the same part, and so do all
-# photographs of one visit; otherwise you measure how well the network remembers.
+# photographs of one visit; otherwise you measure how well the network remembers. Of six
+# photographs four train, one validates and one tests; choose other numbers for yours.
 
 # %%
 rest, test = samples[:5], samples[5:]
@@ -261,9 +267,11 @@ assert np.array_equal(
 
 # %% [markdown]
 # ```
-# saunet predict photographs/ --weights own.weights.h5 --model sa_unet_v2 --out maps/
+# saunet predict photographs/ --weights out/own_data/own.weights.h5 --model sa_unet_v2 \
+#     --threshold T --out maps/
 # ```
 #
+# where T is the threshold that was chosen above.
 # Write down with the weights what they were trained on, the padding and the threshold:
 # a `card.json` does it (`saunet.weights.write_card`), and a folder with a card can be
 # given to `saunet.load_pretrained`.

@@ -74,6 +74,7 @@ draw_chain(
 #
 # What is added is first weighed by where it is: $y = x + A(F(x)) \cdot F(x)$. The
 # attention can take back an addition at the wrong place, yet never harms the shortcut.
+# Batch normalisation and ReLU of the level follow.
 
 # %%
 draw_chain(
@@ -92,7 +93,7 @@ draw_chain(
 )
 
 # %% [markdown]
-# In code (`saunet/models/rsan.py`):
+# In code (`saunet/models/rsan.py`; `unit` is BN, ReLU, conv, DropBlock):
 #
 # ```python
 # def _rsab(x, *, unit, attention, name):
@@ -106,7 +107,8 @@ draw_chain(
 #
 # ## The network (figure 1)
 #
-# Orange has attention.
+# Orange has attention. The paper says that a transposed convolution of 2x2 enlarges;
+# its code has one of 3x3 with stride 2, and so has ours.
 
 # %%
 draw_u(

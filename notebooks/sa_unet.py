@@ -104,9 +104,9 @@ assert 0.14 < shares.mean() < 0.18
 # %% [markdown]
 # ## Spatial attention
 #
-# The paper's second figure: take the **mean** and the **maximum** over the channels,
-# put the two maps on top of each other, convolve them with one filter of 7 x 7
-# without bias, squeeze the result into (0, 1), and multiply the input by it:
+# The paper's figure of this module: take the **mean** and the **maximum** over the
+# channels, put the two maps on top of each other, convolve them with one filter of 7 x
+# 7 without bias, squeeze the result into (0, 1), and multiply the input by it:
 #
 # $$F' = F \cdot \sigma\left(f^{7 \times 7}([\mathrm{mean}_c(F); \max_c(F)])\right)$$
 #
@@ -151,9 +151,10 @@ assert np.allclose(np.array(by_hand(tiny))[0, 0], tiny[0, 0] * expected[:, None]
 # %% [markdown]
 # ## The network
 #
-# The paper's main figure: a U of three levels. Each blue box is two units; the number
-# is that of its channels. Orange is what the paper adds in the middle. A dashed line
-# is a skip connection: the decoder gets the encoder's map beside its own.
+# The paper's main figure: a U of three levels. Each blue box at the sides is two units,
+# in the middle one; the number is that of its channels. Orange is what the paper adds
+# in the middle. A dashed line is a skip connection: the decoder gets the encoder's map
+# beside its own.
 #
 # Up: a transposed convolution, kernel 3x3, stride 2; the paper's "2x2" is the stride.
 
@@ -294,9 +295,10 @@ assert gate.shape == (batch.shape[1] // 8, batch.shape[2] // 8)
 print(f"attention from {gate.min():.3f} to {gate.max():.3f}")
 
 # %% [markdown]
-# After a minute the map follows the vessels or their surroundings only roughly. Its
-# meaning is relative: a factor that is the same everywhere is undone by the next
-# layer, so look at the differences, not at the values.
+# After a minute the map mostly shows the edge of the frame, the rim and
+# the disc; of the vessels there is a trace. Its meaning is relative: a factor that is
+# the same everywhere is undone by the next layer, so look at the differences, not at
+# the values.
 #
 # ## What the paper reports
 #

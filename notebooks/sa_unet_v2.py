@@ -75,7 +75,7 @@ alone = np.array(GroupNormalization(8, epsilon=1e-3)(x[:1]))
 assert np.allclose(alone, normalised[:1], atol=1e-5)  # the neighbour does not matter
 
 # %% [markdown]
-# The picture shows which numbers share one mean and one variance: a colour each. A
+# The picture shows which numbers share one mean and one variance: a field each. A
 # row is an image, a column a channel.
 
 # %%
@@ -90,6 +90,8 @@ for axis, sets, title in zip(
     strict=True,
 ):
     axis.imshow(sets, cmap="nipy_spectral", aspect="auto")
+    for row, column in zip(*np.nonzero(np.diff(sets, axis=1)), strict=True):
+        axis.vlines(column + 0.5, row - 0.5, row + 0.5, color="white")
     axis.set(title=title, xlabel="channel", ylabel="image", yticks=range(4))
 
 # %% [markdown]
@@ -179,10 +181,10 @@ assert 260_521 - 260_227 == 3 * 98  # three gates
 # %% [markdown]
 # ## The loss
 #
-# One pixel in eight is a vessel. A network that says "no vessel" everywhere is right
-# for seven pixels of eight, and cross-entropy is content with it for a while. The
-# Matthews correlation coefficient is not: it is 1 for a perfect map, 0 for a guess
-# that knows nothing, -1 for the negative.
+# One pixel in eight of the field of view is a vessel. A network that says "no vessel"
+# everywhere is right for seven pixels of eight, and cross-entropy is content with it
+# for a while. The Matthews correlation coefficient is not: it is 1 for a perfect map, 0
+# for a guess that knows nothing, -1 for the negative.
 #
 # $$MCC = \frac{tp \cdot tn - fp \cdot fn}
 # {\sqrt{(tp+fp)(tp+fn)(tn+fp)(tn+fn)}}$$
@@ -221,7 +223,7 @@ assert np.isclose(1 - count_mcc, float(mcc(truth, guesses["too wide"])), atol=1e
 print(f"MCC {count_mcc:.4f}")
 
 # %% [markdown]
-# What the two terms see while a map fades from perfect to empty:
+# What the two terms see while a map fades from perfect (right) to empty:
 
 # %%
 fading = np.linspace(0.02, 0.98, 40)

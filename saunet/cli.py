@@ -34,21 +34,33 @@ def main(argv=None):
         argv: list of str; the process's own arguments by default.
     """
     _open_streams()
+    by_argparse = False
     try:
-        try:
-            args = _parser().parse_args(argv)
-            return args.verb(args) or 0
-        finally:
-            sys.stdout.flush()  # here, where a closed pipe is expected
+        status = _status(argv)
+    except SystemExit as ended:
+        status, by_argparse = ended.code, True
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would flush stdout once more while it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            status = status or _complain(error.strerror)
+    if by_argparse:
+        raise SystemExit(status)
+    return status
+
+
+def _status(argv):
+    try:
+        args = _parser().parse_args(argv)
+        return args.verb(args) or 0
     except InputError as error:
         return _complain(error)
     except RunError as error:
         return _complain(error, status=1)
     except BrokenPipeError:
-        # `saunet models | head -1`: the reader has what it wanted. Python would
-        # flush stdout once more while it ends, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # `saunet models | head -1`: the reader has what it wanted
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _complain(f"{place}{error.strerror or error}")
@@ -59,6 +71,11 @@ def main(argv=None):
 
 def _open_streams():
     """Makes stdout take a file name of any bytes, and a closed one take all."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # `<&-`, `>&-`: the lowest free number is this one
+            os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # `>&-`
@@ -170,15 +187,20 @@ def train(args):
             progress=progress,
             devices=args.devices,
         )
+    except BrokenPipeError as error:
+        raise RunError(f"nothing reads stdout any more{_goes_on(args)}") from error
     except KeyboardInterrupt:
-        print(
-            "saunet: interrupted; every whole epoch is kept, and the same command "
-            "with --resume goes on",
-            file=sys.stderr,
-        )
+        print(f"saunet: interrupted{_goes_on(args)}", file=sys.stderr)
         return 130
     weights = str(Path(args.out) / "last.weights.h5")
     _print_done(args, {"weights": weights}, f"{weights} written")
+
+
+def _goes_on(args):
+    """Returns how a training that ended goes on, if it had begun."""
+    if not (Path(args.out) / "run.json").is_file():
+        return ""
+    return "; every whole epoch is kept, and the same command with --resume goes on"
 
 
 def predict(args):
@@ -333,14 +355,17 @@ def report(args):
 
     run = is_run(args.folder)
     out = check_out(args.out or Path(args.folder) / "report.html")
-    protocol = {key: getattr(args, key) for key in ("region", "pooling", "threshold")}
+    protocol = {"region": args.region, "pooling": args.pooling or "pooled"}
+    protocol["threshold"] = args.threshold
     if run:
         _refuse(args, ("truth", "fov", "images"), "is a training run: use --dataset")
         if args.dataset is None:
-            _refuse(args, ("data_dir", "fold"), "is not scored: add --dataset")
+            unused = ("data_dir", "fold", "split", "region", "pooling")
+            _refuse(args, unused, "is not scored: add --dataset")
         samples = None
         if args.dataset is not None:
             load_framework()
+            args.split = args.split or "test"
             samples = _samples(args, args.split)
             _refuse_seen(args.folder, args, samples)
         html = run_page(
@@ -351,7 +376,10 @@ def report(args):
             progress=_show_progress(args),
         )
     else:
-        _refuse(args, ("dataset", "data_dir", "fold"), "holds maps: use --truth")
+        of_a_run = ("dataset", "data_dir", "fold", "split")
+        _refuse(args, of_a_run, "holds maps: use --truth")
+        if args.truth is None:
+            _refuse(args, ("region", "pooling"), "is not scored: add --truth")
         html = maps_page(
             args.folder,
             truth=args.truth,
@@ -661,7 +689,8 @@ def _parser():
     _dataset_options(run, required=False)
     _split_option(run)
     _protocol_options(sub, region_default="fov where there are masks")
-    sub.set_defaults(region=None)
+    # None: not given, and refused where nothing is scored.
+    sub.set_defaults(region=None, pooling=None, split=None)
     sub.add_argument(
         "--threshold", type=float, metavar="T", default=0.5, help=THRESHOLD
     )
@@ -942,6 +971,12 @@ def _samples(args, split):
     from saunet.data.folder import load_folder
 
     if args.dataset == "synthetic":
+        for name in ("data_dir", "fold"):
+            if getattr(args, name, None) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {getattr(args, name)}: synthetic "
+                    "photographs are drawn; leave it out"
+                )
         return _synthetic(split)
     _lookup("dataset", args.dataset, (*DATASETS, "folder", "synthetic"))
     if args.dataset == "folder":

@@ -314,14 +314,15 @@ class LiteRTEngine:
         from ai_edge_litert.interpreter import Interpreter
 
         self._interpreter = Interpreter(str(path), num_threads=count_cores())
+        with quiet_stderr():  # it tells of its delegate
+            self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
 
     def __call__(self, batch):
         if tuple(self._input["shape"]) != batch.shape:
             self._interpreter.resize_tensor_input(self._input["index"], batch.shape)
-            with quiet_stderr():  # it tells of its delegate
-                self._interpreter.allocate_tensors()
+            self._interpreter.allocate_tensors()
             self._input = self._interpreter.get_input_details()[0]
         self._interpreter.set_tensor(self._input["index"], batch)
         self._interpreter.invoke()

@@ -18,6 +18,7 @@ A pixel is a vessel if its probability is above the threshold, not at it.
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
@@ -112,6 +113,8 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
             "region fov needs the field-of-view masks: pass their folder with --fov, "
             "or score the whole frame with --region frame"
         )
+    if fov is not None and not Path(fov).is_dir():
+        raise InputError(f"{fov}: no such folder of field-of-view masks")
     guesses = find_predictions(predictions)
     labels = pair_truth(guesses, predictions, truth)
     masks = pair_trees(guesses, predictions, fov) if region == "fov" else {}

@@ -240,15 +240,25 @@ def to_onnx(model, properties=None):
                 f"layer {layer.name!r}, a {type(layer).__name__}, cannot be exported: "
                 f"add it to saunet.export.EMITTERS (it has {known})"
             )
+        if unwritten := ", ".join(_unwritten(layer)):
+            raise InputError(
+                f"layer {layer.name!r}, a {type(layer).__name__} with {unwritten}, "
+                "cannot be exported"
+            )
         graph.scope = layer.name
-        given = keras.tree.map_structure(lambda t: tensors[id(t)], layer.input)
+        try:
+            given = keras.tree.map_structure(lambda t: tensors[id(t)], layer.input)
+        except (KeyError, AttributeError) as error:
+            raise _called_twice(layer) from error
         y = EMITTERS[type(layer)](graph, layer, given)
         activation = getattr(layer, "activation", None)
         if activation is not None:
             y = graph.activate(activation, y)
         tensors[id(layer.output)] = y
     graph.scope = "output"
-    last = tensors[id(model.outputs[0])]
+    last = tensors.get(id(model.outputs[0]))
+    if last is None:
+        raise _called_twice(model.operations[-1])
     graph.op("Transpose", last, perm=(0, 2, 3, 1), output="vessels")
     graph.drop_unread_concatenations()
 
@@ -270,6 +280,43 @@ def to_onnx(model, properties=None):
     helper.set_model_props(proto, dict(properties or {}))
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+# Options of stock layers, and the values of them that are written.
+WRITTEN = {
+    layers.AveragePooling2D: {"padding": ("valid",)},
+    layers.BatchNormalization: {"scale": (True,), "center": (True,), "axis": (-1, 3)},
+    layers.Concatenate: {"axis": (-1, 3)},
+    layers.Conv2DTranspose: {"output_padding": (None,), "dilation_rate": ((1, 1),)},
+    layers.MaxPooling2D: {"padding": ("valid",)},
+    layers.ReLU: {"max_value": (None,), "negative_slope": (0,), "threshold": (0,)},
+    layers.UpSampling2D: {"interpolation": ("nearest", "bilinear")},
+}
+
+
+def _unwritten(layer):
+    """Yields what a layer is asked for that its emitter would not write."""
+    options = next((o for kind, o in WRITTEN.items() if isinstance(layer, kind)), {})
+    for name, values in options.items():
+        if getattr(layer, name) not in values:
+            yield f"{name}={getattr(layer, name)!r}"
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        yield f"data_format={layer.data_format!r}"
+    if isinstance(layer, layers.Conv2DTranspose):
+        sides = tuple(zip(layer.kernel_size, layer.strides, strict=True))
+        same = layer.padding == "same" and all(k >= s for k, s in sides)
+        if not same and any(k != s for k, s in sides):
+            yield f"padding={layer.padding!r}"
+    activation = getattr(layer, "activation", None)
+    if activation is not None and not hasattr(activation, "__name__"):
+        yield f"activation={type(activation).__name__}"
+
+
+def _called_twice(layer):
+    return InputError(
+        f"layer {layer.name!r} is called more than once, or in another network, too, "
+        "and cannot be exported: build each network with layers of its own"
+    )
 
 
 class Graph:

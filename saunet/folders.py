@@ -147,6 +147,7 @@ class Plan:
                 self.manifest.read()  # another run may have ended since the plan
                 if self.manifest.rows != known:
                     _refuse_taken(self.todo, self.out_dir, self.manifest)
+                    self._refuse_redone(known)
                 self.manifest.rewrite(begun=self.todo if elsewhere else ())
             task = bar.add_task("segmenting", total=len(self.todo))
             for path, place, state, seconds, reason in outcomes:
@@ -170,6 +171,17 @@ class Plan:
             "skipped": skipped,
             "ignored": self.ignored,
         }
+
+    def _refuse_redone(self, known):
+        """Raises InputError where what was done is done otherwise meanwhile."""
+        now = self.manifest.rows
+        for place, row in known.items():
+            ours = row["status"] == "done" and row["settings"] == self.settings
+            if ours and now.get(place) != row:
+                raise InputError(
+                    f"{self.out_dir}: another run has written {place} since this one "
+                    "looked: the same command again goes on"
+                )
 
 
 def plan_files(
@@ -208,7 +220,9 @@ def plan_files(
     manifest = Manifest(out_dir)
     results = {*manifest.results(), manifest.path.resolve()}
     photographs, ignored = find_places(inputs, out_dir, results)
-    photographs = list(dict.fromkeys(photographs))  # one may be named twice
+    # One may be named twice.
+    named = {(real_path(path), place): path for path, place in photographs}
+    photographs = [(path, place) for (_, place), path in named.items()]
     if not photographs:
         raise InputError("no photograph to segment: give files or folders")
     _refuse_collisions(photographs, out_dir, manifest)

@@ -208,7 +208,8 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
         try:
             inside = read_fov(fovs[path]) if fovs else None
             row = measure_vessels(_read_mask(path), inside, micrometres_per_pixel=scale)
-        except InputError as error:
+        except (InputError, MemoryError) as error:
+            error = error if str(error) else "too large for the memory"
             # The file's name is in the reader's message, not in `measure_vessels`'.
             named = str(path) in str(error)
             skipped[str(path)] = str(error) if named else f"{path}: {error}"

@@ -634,7 +634,7 @@ def _training(folder):
 
     loss, val_loss, rate = map(points, ("loss", "val_loss", "learning_rate"))
     told = (
-        f"{int(log['epoch'][-1])} epochs. The last one's loss: "
+        f"{len(log['epoch'])} epochs. The last one's loss: "
         f"{page.number(log['loss'][-1])}."
     )
     epochs = page.span(log["epoch"])

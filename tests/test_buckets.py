@@ -188,6 +188,19 @@ def test_a_file_of_a_bucket_travels_and_keeps_secrets():
     assert not is_uri("C:/photographs")
 
 
+def test_names_in_the_list_of_a_bucket_are_of_its_store():
+    uri = "s3://key:secret@bucket/lists/list.txt?endpoint_override=http://localhost"
+    beside = BucketFile(uri).beside("left/what?.png")
+    assert beside == BucketFile(uri.replace("list.txt", "left/what?.png"))
+    assert BucketFile("s3://bucket/list.txt").beside("a.png").key == "a.png"
+
+
+def test_a_message_keeps_secrets(bucket, tmp_path):
+    with pytest.raises(InputError, match="bucket") as error:
+        segment(["s3://key:secret@bucket/a.png?nonsense=1"], tmp_path / "out")
+    assert "secret" not in str(error.value)
+
+
 def test_a_query_says_which_store_and_not_which_result(tmp_path):
     uri = "s3://bucket/left/eye.png?endpoint_override=http://localhost:9000"
     (tmp_path / "list.txt").write_text(f"{uri}\n")

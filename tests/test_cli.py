@@ -595,6 +595,33 @@ def test_closed_pipe_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def ended(command):
+    """Returns the status and what stands on stderr of a line of bash."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", command.format(f"{sys.executable} -m saunet")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_closed_pipe_makes_no_success_of_a_failure(tmp_path):
+    (tmp_path / "images").mkdir()
+    command = f"{{}} doctor --dataset folder --data-dir {tmp_path} | true"
+    assert ended(f"set -o pipefail; {command}")[0] == 2
+
+
+def test_a_full_disk_is_one_line():
+    status, told = ended("{} --version > /dev/full")
+    assert (status, told) == (2, "saunet: error: No space left on device\n")
+
+
+def test_streams_that_are_closed_are_no_error():
+    assert ended("{} models --json <&- >&- 2>&-") == (0, "")
+
+
 def test_a_closed_stdout_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # `saunet --version >&-`
     with pytest.raises(SystemExit) as end:

@@ -13,7 +13,13 @@ from keras import layers
 from saunet import inference
 from saunet.cli import main
 from saunet.data.synthetic import synthetic_fundus
-from saunet.engines import METADATA, KerasEngine, open_exported, read_metadata
+from saunet.engines import (
+    METADATA,
+    KerasEngine,
+    make_engine,
+    open_exported,
+    read_metadata,
+)
 from saunet.errors import InputError, MissingPackageError
 from saunet.export import FORMATS, export, format_of, to_onnx
 from saunet.inference import Segmenter, export_segmenter, load_segmenter
@@ -142,6 +148,54 @@ def test_an_unknown_layer_is_named():
     tanh = keras.Model(inputs, layers.Conv2D(1, 1, activation="tanh", name="c")(inputs))
     with pytest.raises(InputError, match="activation 'tanh' of 'c'"):
         to_onnx(tanh)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (layers.ReLU(max_value=6), "a ReLU with max_value=6"),
+        (layers.ReLU(negative_slope=0.1), "negative_slope=0.1"),
+        (layers.UpSampling2D(interpolation="bicubic"), "interpolation='bicubic'"),
+        (layers.Conv2DTranspose(4, 3), "padding='valid'"),
+        (layers.Conv2DTranspose(4, 2, strides=3, padding="same"), "padding='same'"),
+        (layers.MaxPooling2D(3, strides=1, padding="same"), "padding='same'"),
+        (layers.BatchNormalization(scale=False), "scale=False"),
+        (layers.BatchNormalization(center=False), "center=False"),
+        (layers.Conv2D(4, 3, activation=layers.LeakyReLU()), "activation=LeakyReLU"),
+    ],
+)
+def test_what_is_not_written_is_refused_and_left_to_keras(layer, message):
+    """Written as if the option were not there, the maps would be others in silence."""
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(layer(x)))
+    with pytest.raises(InputError, match=f"{message}.* cannot be exported"):
+        to_onnx(model)
+    assert make_engine(model, "auto").name == "keras"
+
+
+def test_layers_that_are_called_twice_are_refused():
+    inputs = keras.Input((None, None, 3))
+    layer = layers.Conv2D(3, 3, padding="same")
+    with pytest.raises(InputError, match="is called more than once"):
+        to_onnx(keras.Model(inputs, layer(layer(inputs))))
+    other = keras.Input((None, None, 3))
+    with pytest.raises(InputError, match="or in another network, too"):
+        to_onnx(keras.Model(other, layer(other)))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_network_of_one_size_is_written_and_checked(tmp_path, file_format):
+    inputs = keras.Input((48, 64, 3))
+    x = layers.Conv2D(1, 3, padding="same", activation="sigmoid")(inputs)
+    segmenter = Segmenter(keras.Model(inputs, x), engine="keras")
+    path = tmp_path / {"openvino": "a.xml", "litert": "a.tflite"}.get(
+        file_format, "a.onnx" if file_format == "onnx" else "a"
+    )
+    export(segmenter.model, path, file_format)
+    batch = picture(1, 48, 64)
+    expected = KerasEngine(segmenter.model)(batch)
+    np.testing.assert_allclose(open_exported(path)(batch), expected, atol=1e-5)
 
 
 def test_five_outputs_are_refused():

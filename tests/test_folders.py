@@ -645,6 +645,36 @@ def test_a_run_that_ended_since_the_plan_keeps_its_results(tmp_path):
     assert (out / "eye_mask.png").read_bytes() == before
 
 
+def test_what_another_run_has_redone_since_the_plan_is_not_unchanged(tree, tmp_path):
+    out = tmp_path / "out"
+    predict_files(Counting().segmenter, [tree / "left"], out)
+    plan = plan_files(Counting().segmenter, [tree / "left", tree / "b.png"], out)
+    assert plan.unchanged == 2
+    predict_files(Counting().segmenter, [tree / "left"], out, threshold=0.3)
+    before = (out / "manifest.csv").read_bytes()
+    with pytest.raises(InputError, match="another run has written a since"):
+        plan.note([])
+    assert (out / "manifest.csv").read_bytes() == before
+
+
+def test_photographs_of_a_killed_run_may_have_moved(tree, tmp_path):
+    out = tmp_path / "out"
+    predict_files(Counting().segmenter, [tree], out)
+    manifest = Manifest(out)
+    manifest.begin(tree / "b.png", "b")
+    moved = tree.rename(tmp_path / "moved")
+    result = predict_files(Counting().segmenter, [moved], out)
+    assert (result["written"], result["unchanged"]) == (["b"], 3)
+
+
+def test_one_photograph_named_in_two_ways_is_taken_once(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tree)
+    result = predict_files(Counting().segmenter, ["b.png", tree / "b.png"], "../out")
+    assert result["written"] == ["b"]
+    with pytest.raises(InputError, match="an empty name is no photograph"):
+        predict_files(Counting().segmenter, [""], "../out")
+
+
 def test_results_of_other_runs_are_no_photographs(tree):
     counting = Counting()
     predict_files(counting.segmenter, [tree], tree / "maps")

@@ -784,6 +784,18 @@ def case_dataset_for_maps(root, run):
     return [root / "maps", "--dataset", "drive"], "holds maps: use --truth"
 
 
+def case_split_of_maps(root, run):
+    return [root / "maps", "--split", "train"], "holds maps: use --truth"
+
+
+def case_protocol_without_truth(root, run):
+    return [root / "maps", "--pooling", "mean"], "is not scored: add --truth"
+
+
+def case_protocol_without_dataset(root, run):
+    return [run, "--region", "frame"], "is not scored: add --dataset"
+
+
 def case_truth_for_a_run(root, run):
     return [run, "--truth", root / "truth"], "is a training run: use --dataset"
 

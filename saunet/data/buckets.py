@@ -48,6 +48,12 @@ class BucketFile:
         shown = host if ":" in user else user + at + host  # no password
         return f"{self.scheme}://{shown}/{self.key}"
 
+    def beside(self, relative):
+        """Returns the file of this path from the folder of this one."""
+        folder = self.key.rpartition("/")[0]
+        key = f"{folder}/{relative}" if folder else str(relative)
+        return BucketFile(f"{self.scheme}://{self.host}/{key}?{self.query}")
+
     @property
     def name(self):
         return PurePosixPath(self.key).name
@@ -125,17 +131,19 @@ def as_path(path):
 @functools.cache
 def _connect(root, query):
     """Returns (file system, what its paths begin with); once a process."""
+    shown = str(BucketFile(root))
     try:
         from pyarrow.fs import FileSystem
     except ImportError as error:
         raise InputError(
-            f"{root}: buckets need pyarrow: pip install 'saunet[cluster]'"
+            f"{shown}: buckets need pyarrow: pip install 'saunet[cluster]'"
         ) from error
     try:
         store, path = FileSystem.from_uri(f"{root}?{query}" if query else root)
     except (OSError, ValueError) as error:
+        reason = _first_line(error).replace(root, shown)
         raise InputError(
-            f"{root}: {_first_line(error)}; expected s3://BUCKET/..., gs://BUCKET/... "
+            f"{shown}: {reason}; expected s3://BUCKET/..., gs://BUCKET/... "
             f"or file:///FOLDER"
         ) from error
     return store, path.rstrip("/") + "/"

@@ -249,8 +249,10 @@ def write_png(path, array):
     write_bytes(path, cv2.imencode(".png", array)[1].tobytes())
 
 
-def write_bytes(path, content):
+def write_bytes(path, content, *, sync=False):
     """Writes `content` to a file that is afterwards whole, or as it was before.
+
+    With `sync` also after a loss of power, which takes as long as the disk does.
 
     Raises:
         InputError: the folder is missing or unwritable, or the disk is full.
@@ -259,7 +261,11 @@ def write_bytes(path, content):
     beside = part_of(path)
     try:
         try:
-            beside.write_bytes(content)
+            with beside.open("wb") as file:
+                file.write(content)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)

@@ -48,6 +48,8 @@ def find_places(inputs, out_dir=None, results=()):
     manifests beside and above them.
     """
     found, ignored = [], 0
+    if any(str(path) == "" for path in inputs):
+        raise InputError("an empty name is no photograph: give files or folders")
     for path in map(as_path, inputs):
         if not path.is_dir():
             if not path.exists():
@@ -124,14 +126,16 @@ def _listed(path):
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise InputError(f"{path}: names no photograph; expected one path a line")
-    folder, found = str(path)[: -len(path.name)], []
+    found = []
     for name in names:
         if is_uri(name) or os.path.isabs(name):
             found.append((as_path(name), image_stem(as_path(name).name)))
         else:
             inside = ".." not in Path(name).parts
             place = _place(name) if inside else image_stem(name)
-            found.append((as_path(folder + name), place))
+            bucket = isinstance(path, BucketFile)
+            file = path.beside(name) if bucket else path.parent / name
+            found.append((file, place))
     return found
 
 

@@ -150,7 +150,7 @@ class Manifest:
             self.rows[str(result)] = _begun(photograph, result)
         lines = [_line(COLUMNS), *(_line(row.values()) for row in self.rows.values())]
         content = "".join(lines).encode("utf-8", errors="surrogateescape")
-        write_bytes(self.path, content)
+        write_bytes(self.path, content, sync=True)
 
     def begin(self, photograph, result):
         """Notes that the files of a result change, and are no longer as its row says.
@@ -212,8 +212,10 @@ class Manifest:
 
 
 def _begun(photograph, result):
+    size, modified = state_of(photograph)
     row = {"result": str(result), "photograph": _place_of(photograph)}
-    return dict.fromkeys(COLUMNS, "") | row | {"status": "begun"}
+    row |= {"bytes": size, "modified": modified, "status": "begun"}
+    return dict.fromkeys(COLUMNS, "") | row
 
 
 def results_of(folder, result):

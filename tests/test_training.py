@@ -675,17 +675,6 @@ def test_a_damaged_state_is_one_line(tmp_path):
         run(replace(PLAIN, epochs=1), tmp_path / "run", resume=True)
 
 
-def test_other_weights_to_start_from_are_noticed(whole_run, tmp_path):
-    start = tmp_path / "start.weights.h5"
-    start.write_bytes((whole_run[0] / "last.weights.h5").read_bytes())
-    recipe = replace(RECIPE, start_from=str(start))
-    run(recipe, tmp_path / "run")
-    run(recipe, tmp_path / "run", resume=True)
-    start.write_bytes((tmp_path / "run" / "last.weights.h5").read_bytes())
-    with pytest.raises(InputError, match="was started from other weights than"):
-        run(recipe, tmp_path / "run", resume=True)
-
-
 @pytest.mark.parametrize(
     ("start", "message"),
     [

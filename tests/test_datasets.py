@@ -67,7 +67,10 @@ def official_paths(dataset, folder, name):
 
 def label(kind, index):
     mask = np.zeros((40, 48), np.uint8)
-    mask[{"vessels": 0, "fov": 1, "second_observer": 2}[kind], : index + 1] = 255
+    if kind == "fov":
+        mask[8:, : index + 9] = 255
+    else:
+        mask[{"vessels": 0, "second_observer": 2}[kind], : index + 1] = 255
     return mask
 
 

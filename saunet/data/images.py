@@ -261,10 +261,9 @@ def write_bytes(path, content, *, sync=False):
     beside = part_of(path)
     try:
         try:
-            with beside.open("wb") as file:
-                file.write(content)
-                if sync:
-                    file.flush()
+            beside.write_bytes(content)
+            if sync:
+                with beside.open("r+b") as file:
                     os.fsync(file.fileno())
             os.replace(beside, path)
         finally:

@@ -14,9 +14,9 @@ Inferred: the augmentation, which the paper does not describe, is SA-UNet's. The
 of the lowest validation loss is scored; the paper says so of the Backbone alone.
 
 `weights/rsan_drive` and `weights/rsan_chase_db1` are the row `rsan` by `best`.
-`finetune` on DRIVE began with the row
-by `budget`, which was shipped then: on the training images (whole frame, pooled) it
-raised F1 from .8164 to .8193 and lowered AUC from .9870 to .9858.
+`finetune` on DRIVE began with the row by `budget`, which was shipped then: on the
+training images (whole frame, pooled) it raised F1 from .8164 to .8193 and lowered AUC
+from .9870 to .9858.
 """
 
 import sys

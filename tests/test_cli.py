@@ -597,7 +597,8 @@ def test_closed_pipe_is_no_error():
 
 def ended(command):
     """Returns the status and what stands on stderr of a line of bash."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    ours = ("PYTHONUNBUFFERED", "TF_CPP_MIN_LOG_LEVEL")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     done = subprocess.run(
         ["bash", "-c", command.format(f"{sys.executable} -m saunet")],
         stderr=subprocess.PIPE,
@@ -611,6 +612,23 @@ def test_a_closed_pipe_makes_no_success_of_a_failure(tmp_path):
     (tmp_path / "images").mkdir()
     command = f"{{}} doctor --dataset folder --data-dir {tmp_path} | true"
     assert ended(f"set -o pipefail; {command}")[0] == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_training_that_nobody_listens_to_is_no_success(
+    capsys, monkeypatch, tmp_path, begun
+):
+    def train(*args, **options):
+        if begun:
+            (tmp_path / "run.json").write_text("{}")
+        raise BrokenPipeError
+
+    monkeypatch.setattr("saunet.training.train", train)
+    argv = ("train", "--dataset", "synthetic", "--out", tmp_path)
+    status, _, err = run(capsys, *argv)
+    assert status == 1
+    assert "nothing reads stdout any more" in err
+    assert ("--resume goes on" in err) == begun
 
 
 def test_a_full_disk_is_one_line():

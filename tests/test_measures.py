@@ -514,6 +514,23 @@ def test_a_mask_of_one_negative_value_is_none():
         measure_vessels(np.full((40, 40), -1))
 
 
+def test_a_mask_too_large_for_the_memory_is_left_out(folder, monkeypatch):
+    whole, calls = measures.measure_vessels, []
+
+    def measure(*args, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError
+        return whole(*args, **options)
+
+    monkeypatch.setattr(measures, "measure_vessels", measure)
+    save(folder / "maps" / "02_test_mask.png", CROSS)
+    result = measure_files([folder / "maps"], folder / "out.csv")
+    assert len(result["images"]) == len(calls) - 1 > 0
+    (reason,) = result["skipped"].values()
+    assert reason.endswith("too large for the memory")
+
+
 def test_pictures_that_are_not_named_mask_are_read_where_none_is(folder):
     assert len(find_masks([folder / "maps"])) == 2
     save(folder / "labels" / "01_manual1.png", CROSS)

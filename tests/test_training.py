@@ -163,7 +163,6 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("loss_kwargs", {"mcc_weight": "a"}),
         ("upright", True),
         ("learning_rates", ((2, 1e-2), (1, 1e-3))),  # of one_cycle
-        ("learning_rates", ((3, 1e-2), (1, 1e-3))),  # begins after the last epoch
         ("optimizer", "adam"),  # with a weight decay
         ("plateau", (0.5, 3, 1e-6)),  # of another schedule
         ("batch_size", True),
@@ -174,6 +173,13 @@ def test_a_recipe_that_makes_no_sense_is_refused(field, value):
     with pytest.raises(InputError, match=f"recipe field {named}=") as caught:
         recipe_with(RECIPE, **{field: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_that_begins_after_the_last_epoch_is_refused():
+    rates = ((2, 1e-2), (1, 1e-3))
+    assert replace(PLAIN, learning_rates=rates).learning_rates == rates
+    with pytest.raises(InputError, match="begins after 3 epochs, and epochs=3"):
+        replace(PLAIN, learning_rates=((3, 1e-2), (1, 1e-3)))
 
 
 def files_of(folder):

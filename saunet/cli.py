@@ -397,6 +397,7 @@ def measure(args):
 
     One row a mask, in a CSV file.
     """
+    from saunet.machine import count_cores
     from saunet.measures import measure_files
 
     result = measure_files(
@@ -404,6 +405,7 @@ def measure(args):
         args.out,
         args.fov,
         micrometres_per_pixel=args.scale,
+        workers=args.workers or count_cores(),
         progress=_show_progress(args),
     )
     line = f"{_number(len(result['images']), 'mask')} measured into {args.out}"
@@ -706,6 +708,12 @@ def _parser():
         type=float,
         metavar="UM_PER_PIXEL",
         help="micrometres a pixel is wide: lengths in micrometres, too",
+    )
+    sub.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="most processes side by side, one for 25 masks; default: one a core",
     )
     sub.add_argument("--out", required=True, metavar="FILE.csv", help="table to write")
     _output_options(sub)

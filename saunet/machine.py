@@ -11,7 +11,6 @@ import functools
 import os
 import time
 
-import keras
 import numpy as np
 
 ROUNDS = 6
@@ -34,6 +33,8 @@ def bfloat16_is_faster():
     Than in float32, of four convolutions on this machine; takes one to five seconds,
     once a process. A GPU is taken to be faster without a measurement.
     """
+    import keras  # seconds, which counting cores need not wait for
+
     if not keras.distribution.list_devices()[0].startswith("cpu"):
         return True
     steps = {policy: _step(policy) for policy in ("float32", "mixed_bfloat16")}
@@ -54,6 +55,8 @@ def _step(policy):
     A quarter of the pixels and half of the layers took 3 ms on a fast machine, little
     of it arithmetic: such a trial missed a gain of a third now and then.
     """
+    import keras
+
     image = x = keras.Input((128, 128, 16))
     for _ in range(4):
         x = keras.layers.Conv2D(16, 3, padding="same", dtype=policy)(x)

@@ -9,14 +9,20 @@ sqrt(2) long. docs/measures.md gives every formula, unit and bias.
 """
 
 import csv
-import io
 import math
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 
 from saunet.data.images import (
@@ -25,7 +31,6 @@ from saunet.data.images import (
     read_label,
     sides,
     writable_folder,
-    write_bytes,
 )
 from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError
@@ -64,7 +69,7 @@ def measure_vessels(mask, fov=None, *, micrometres_per_pixel=None):
     skeleton = skeletonize(vessels, method="lee") > 0
     inside, found = int(fov.sum()), int(vessels.sum())
     graph = _measure_graph(skeleton)
-    calibre = _summarise_calibre(local_calibre(vessels, fov)[skeleton])
+    calibre = _summarise_calibre(local_calibre(vessels, fov, skeleton))
     return {
         "fov_pixels": inside,
         "vessel_pixels": found,
@@ -83,8 +88,8 @@ def measure_vessels(mask, fov=None, *, micrometres_per_pixel=None):
     }
 
 
-def local_calibre(vessels, fov):
-    """Returns at each pixel the diameter of the largest disc around it in the vessel.
+def local_calibre(vessels, fov, skeleton):
+    """Returns at each skeleton pixel the diameter of the largest disc in the vessel.
 
     Twice the Euclidean distance to the nearest background. On the pixels themselves
     that is one too wide for bars of odd width and right for even ones, since
@@ -97,17 +102,27 @@ def local_calibre(vessels, fov):
     Args:
         vessels: `(H, W)` bool.
         fov: `(H, W)` bool.
+        skeleton: `(H, W)` bool, within `vessels`.
 
     Returns:
-        `(H, W)` float, in pixels; NaN everywhere if the FOV holds no background.
+        `(N,)` float in pixels, of the skeleton's pixels row by row; NaN everywhere if
+        the FOV holds no background.
     """
     unwalled = vessels | ~fov
-    if unwalled.all():
-        return np.full(vessels.shape, np.nan)
-    height, width = vessels.shape
-    halves = ndimage.distance_transform_edt(unwalled.repeat(2, 0).repeat(2, 1))
+    # The nearest background touches what is not background: a tree of these few
+    # pixels answers for a twentieth of what a distance map of all of them takes.
+    wall = ~unwalled & ndimage.binary_dilation(unwalled, NEIGHBOURS)
+    if not wall.any():
+        return np.full(np.count_nonzero(skeleton), np.nan)
+    distances, _ = cKDTree(_halves(wall)).query(_halves(skeleton))
     # Twice a distance that is counted in half pixels.
-    return halves.reshape(height, 2, width, 2).max(axis=(1, 3))
+    return distances.reshape(-1, 4).max(axis=1)
+
+
+def _halves(pixels):
+    """Returns the four half pixels of each pixel: `(4 N, 2)`, row and column."""
+    quarters = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
+    return (2 * np.argwhere(pixels)[:, None] + quarters).reshape(-1, 2)
 
 
 def box_dimension(pixels, sizes=None):
@@ -171,10 +186,13 @@ def _read_mask(path):
     return read_label(path)
 
 
-def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress=False):
+def measure_files(
+    inputs, out, fov=None, *, micrometres_per_pixel=None, workers=1, progress=False
+):
     """Measures the masks in files and folders, and writes a CSV of one row each.
 
-    A file that cannot be read or measured is skipped, unless all are.
+    A file that cannot be read or measured is skipped, unless all are. Until the last
+    is measured the rows are in `<out>.part`, where they stay if the run is killed.
 
     Args:
         inputs: as of `find_masks`.
@@ -182,6 +200,8 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
         fov: folder of FOV pictures, paired with the masks by
             `saunet.data.pairing.pair_files`, in sub-folders of the same names.
         micrometres_per_pixel: as of `measure_vessels`.
+        workers: most processes that measure side by side; at most one for 25 masks is
+            started. With more than 1 a script needs `if __name__ == "__main__":`.
         progress: show a bar on stderr.
 
     Returns:
@@ -189,7 +209,8 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
 
     Raises:
         InputError: nothing to measure, a mask without its FOV, nowhere to write, or
-            as `measure_vessels` of the scale and skan. Said before computing.
+            as `measure_vessels` of the scale and skan, said before computing; a full
+            disk, or a process that ended, most likely for want of memory.
     """
     out = Path(out)
     if out.suffix.lower() != ".csv" or out.is_dir() or not out.parent.is_dir():
@@ -202,29 +223,80 @@ def measure_files(inputs, out, fov=None, *, micrometres_per_pixel=None, progress
     roots = find_masks(inputs)
     fovs = {} if fov is None else _pair_fovs(roots, fov)
     writable_folder(out.parent)
+    masks = [(path, fovs.get(path)) for path in roots]
+    measured = _in_processes(partial(_measure_file, scale), masks, workers)
     rows, skipped = [], {}
-    console = Console(stderr=True)
-    for path in track(roots, "measuring", console=console, disable=not progress):
-        try:
-            inside = read_fov(fovs[path]) if fovs else None
-            row = measure_vessels(_read_mask(path), inside, micrometres_per_pixel=scale)
-        except (InputError, MemoryError) as error:
-            error = error if str(error) else "too large for the memory"
-            # The file's name is in the reader's message, not in `measure_vessels`'.
-            named = str(path) in str(error)
-            skipped[str(path)] = str(error) if named else f"{path}: {error}"
-            continue
-        rows.append({"file": str(path), **row})
+    part = out.with_name(out.name + ".part")
+    try:
+        table = part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        with table:
+            for file, row, reason in track(
+                measured,
+                "measuring",
+                total=len(masks),
+                console=Console(stderr=True),
+                disable=not progress,
+            ):
+                if row is None:
+                    skipped[file] = reason
+                    continue
+                row = {"file": file, **row}
+                writer = csv.DictWriter(table, row, lineterminator="\n")
+                if not rows:
+                    writer.writeheader()
+                writer.writerow(row)
+                table.flush()
+                rows.append(row)
+        if rows:
+            os.replace(part, out)
+        else:
+            part.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}): give a folder with "
+            "free space"
+        ) from error
     if not rows:
         reason = next(iter(skipped.values()))
         more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
         raise InputError(reason + more)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(out, table.getvalue().encode("utf-8", "surrogateescape"))
     return {"images": rows, "skipped": skipped}
+
+
+def _measure_file(scale, paths):
+    """Returns the mask's name, its measures or None, and why there are none."""
+    path, fov = paths
+    try:
+        inside = None if fov is None else read_fov(fov)
+        row = measure_vessels(_read_mask(path), inside, micrometres_per_pixel=scale)
+    except (InputError, MemoryError) as error:
+        reason = str(error) or "too large for the memory"
+        # The file's name is in the reader's message, not in `measure_vessels`'.
+        return str(path), None, reason if str(path) in reason else f"{path}: {reason}"
+    return str(path), row, None
+
+
+def _in_processes(function, jobs, workers):
+    """As `map`, by up to `workers` processes; each takes seconds to start."""
+    workers = min(workers, len(jobs) // 25)
+    if workers < 2:
+        yield from map(function, jobs)
+        return
+    pool = ProcessPoolExecutor(
+        workers,
+        get_context("spawn"),  # a fork would inherit the threads of TensorFlow
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's to handle
+    )
+    try:
+        yield from pool.map(function, jobs)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process ended while it measured, most likely for want of memory: "
+            "measure with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _pair_fovs(roots, fov):
@@ -256,9 +328,9 @@ def _measure_graph(skeleton):
         }
     graph = _skan().Skeleton(skeleton, keep_images=False)
     # Neighbours in the image: skan's graph drops some edges to cut the small rings
-    # at branch points, and would show ends where it cut.
-    count = ndimage.convolve(skeleton.astype(int), NEIGHBOURS, mode="constant") - 1
-    joints, branch_points = ndimage.label(skeleton & (count > 2), NEIGHBOURS)
+    # at branch points, and would show ends where it cut. A pixel counts itself.
+    near = ndimage.convolve(skeleton.view(np.uint8), NEIGHBOURS, mode="constant")
+    joints, branch_points = ndimage.label(skeleton & (near > 3), NEIGHBOURS)
     arcs, winding = [], []
     for index, arc in enumerate(graph.path_lengths()):
         path = graph.path_coordinates(index)
@@ -272,7 +344,7 @@ def _measure_graph(skeleton):
     return {
         "length": float(graph.path_lengths().sum()),
         "branch_points": branch_points,
-        "end_points": int((skeleton & (count == 1)).sum()),
+        "end_points": int((skeleton & (near == 2)).sum()),
         "tortuosity": float(np.average(winding, weights=arcs)) if arcs else None,
         "segments": len(arcs),
     }

@@ -156,12 +156,12 @@ def test_a_slanted_bar_is_nearly_as_wide_as_it_is(width, angle):
 def test_calibre_is_twice_the_way_to_the_nearest_background():
     rng = np.random.default_rng(0)
     mask, fov = rng.random((9, 12)) < 0.8, rng.random((9, 12)) < 0.8
-    calibre = local_calibre(mask & fov, fov)
+    calibre = local_calibre(mask & fov, fov, mask & fov)
     halves = np.argwhere((fov & ~mask).repeat(2, 0).repeat(2, 1))
-    for row, column in np.argwhere(mask & fov):
+    for (row, column), found in zip(np.argwhere(mask & fov), calibre, strict=True):
         quarters = [(2 * row + i, 2 * column + j) for i in (0, 1) for j in (0, 1)]
         ways = [np.hypot(*(halves - quarter).T).min() for quarter in quarters]
-        assert calibre[row, column] == pytest.approx(max(ways))
+        assert found == pytest.approx(max(ways))
 
 
 def test_vessels_do_not_taper_where_the_image_or_the_fov_ends():
@@ -178,7 +178,7 @@ def test_vessels_do_not_taper_where_the_image_or_the_fov_ends():
 def test_the_distribution_of_calibre_is_that_of_the_skeletons_pixels():
     vessels, fov = synthetic_fundus(0).vessels > 0, synthetic_fundus(0).fov > 0
     skeleton = skeletonize(vessels & fov, method="lee") > 0
-    values = local_calibre(vessels & fov, fov)[skeleton].tolist()
+    values = local_calibre(vessels & fov, fov, skeleton).tolist()
     found = measure_vessels(vessels, fov)
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     expected = {
@@ -597,6 +597,59 @@ def test_a_bar_shows_how_far_it_is(capsys, monkeypatch, folder):
     words = (folder / "maps", "--out", folder / "m.csv")
     assert "measuring" in run(capsys, *words)[2]
     assert run(capsys, *words, "--quiet") == (0, "", "")
+
+
+def test_processes_side_by_side_measure_the_same(folder):
+    masks = (CROSS, WYE, thick(CROSS), thick(WYE))
+    for number in range(3, 53):
+        save(folder / "maps" / f"{number:02}_test_mask.png", masks[number % 4])
+    (folder / "maps" / "07_test_mask.png").write_bytes(b"no picture")
+    inputs, alone, together = [folder / "maps"], folder / "a.csv", folder / "b.csv"
+    expected = measure_files(inputs, alone)
+    assert len(expected["images"]) == 51
+    assert measure_files(inputs, together, workers=2) == expected
+    assert together.read_bytes() == alone.read_bytes()
+
+
+def test_a_process_that_dies_is_one_line(monkeypatch, folder):
+    def die(*args):
+        raise measures.BrokenProcessPool("terminated abruptly")
+
+    for number in range(3, 53):
+        save(folder / "maps" / f"{number:02}_test_mask.png", WYE)
+    monkeypatch.setattr(measures.ProcessPoolExecutor, "map", die)
+    with pytest.raises(InputError, match="want of memory: measure with fewer"):
+        measure_files([folder / "maps"], folder / "m.csv", workers=2)
+
+
+def test_a_run_that_is_killed_leaves_the_rows_it_has(monkeypatch, folder):
+    def second_time(*args, **options):
+        if (folder / "m.csv.part").stat().st_size:
+            raise KeyboardInterrupt
+        return measure_vessels(*args, **options)
+
+    (folder / "m.csv").write_text("old")
+    monkeypatch.setattr(measures, "measure_vessels", second_time)
+    with pytest.raises(KeyboardInterrupt):
+        measure_files([folder / "maps"], folder / "m.csv")
+    (row,) = read_rows(folder / "m.csv.part")
+    assert row["file"] == str(folder / "maps" / "01_test_mask.png")
+    assert (folder / "m.csv").read_text() == "old"
+    monkeypatch.undo()
+    measure_files([folder / "maps"], folder / "m.csv")
+    assert len(read_rows(folder / "m.csv")) == 2
+    assert not (folder / "m.csv.part").exists()
+
+
+def test_a_full_disk_is_one_line(capsys, monkeypatch, folder):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(measures.os, "replace", full)
+    status, _, complaint = run(capsys, folder / "maps", "--out", folder / "m.csv")
+    assert status == 2
+    assert complaint.count("\n") == 1
+    assert "cannot be written (No space left on device)" in complaint
 
 
 def test_nothing_measured_leaves_the_old_table(capsys, folder):

@@ -175,8 +175,9 @@ def train(args):
     """
     load_framework()
     from saunet.training import train
+    from saunet.weights import run_weights
 
-    samples, recipe = _samples(args, "train"), _recipe(args)
+    recipe, samples = _recipe(args), _samples(args, "train")
     progress = not (args.quiet or args.json)  # Keras prints it on stdout
     try:
         train(
@@ -192,8 +193,9 @@ def train(args):
     except KeyboardInterrupt:
         print(f"saunet: interrupted{_goes_on(args)}", file=sys.stderr)
         return 130
-    weights = str(Path(args.out) / "last.weights.h5")
-    _print_done(args, {"weights": weights}, f"{weights} written")
+    weights = str(run_weights(args.out))
+    line = f"{weights}: use it by --weights {args.out}"
+    _print_done(args, {"weights": weights}, line)
 
 
 def _goes_on(args):
@@ -321,13 +323,16 @@ def evaluate(args):
         threshold=args.threshold if given else segmenter.threshold,
     )
     special = {name: v for name, v in options.items() if v not in (None, 1)}
+    if args.precision != "float32":
+        special["precision"] = args.precision
     if args.padding:
         special["padding"] = args.padding
     if args.region == "fov" and any(s.fov_source == "estimated" for s in samples):
         special["fov"] = "estimated"
     title = f"{segmenter.name} on {_dataset_title(args)}"
     title += "".join(f", {name} {value}" for name, value in special.items())
-    _print_scores({**special, **result}, title, args.json)
+    scored = {"weights": segmenter.name, "dataset": args.dataset, "split": args.split}
+    _print_scores({**scored, **special, **result}, title, args.json)
 
 
 def score(args):
@@ -995,22 +1000,32 @@ def _samples(args, split):
 
 
 def _refuse_seen(weights, args, samples):
-    """Raises InputError where the test images are some the weights were trained on."""
-    from saunet.data.datasets import DATASETS
+    """Raises InputError where the test images are some that the weights have seen.
 
-    dataset = DATASETS.get(args.dataset)
-    # Of one official split nothing was trained on the test part.
-    if dataset is None or args.split != "test" or not dataset.folds:
+    Trained on, or chosen by. One's own images have any names: they are known by their
+    pixels.
+    """
+    from saunet.data.datasets import DATASETS
+    from saunet.weights import seen_pixels, sha256_of_pixels
+
+    if args.split != "test":
         return
-    seen = _seen_images(weights)
-    known = [sample.name for sample in samples if sample.name in seen]
+    folds, remedy = getattr(DATASETS.get(args.dataset), "folds", None), ""
+    if args.dataset == "folder":
+        seen = seen_pixels(weights)
+        known = [s.name for s in samples if sha256_of_pixels(s.image) in seen]
+    elif folds:
+        seen = _seen_images(weights)
+        known = [sample.name for sample in samples if sample.name in seen]
+        free = [k for k, test in enumerate(folds) if not {*test} & {*seen}]
+        remedy = f"add --fold {free[0]}, which they never saw, or " if free else ""
+    else:
+        return  # of one official split nothing was trained on the test part
     if known:
-        folds = [k for k, test in enumerate(dataset.folds) if not {*test} & {*seen}]
-        remedy = f"add --fold {folds[0]}, which they never saw, or " if folds else ""
         raise InputError(
-            f"{weights} were trained on {len(known)} of these {len(samples)} images "
-            f"({', '.join(known)}), which are no test: {remedy}say so with --split "
-            f"train or all"
+            f"{weights} were trained or chosen on {len(known)} of these {len(samples)} "
+            f"images ({', '.join(known)}), which are no test: {remedy}say so with "
+            "--split train or all"
         )
 
 

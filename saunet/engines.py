@@ -155,11 +155,11 @@ def read_metadata(path):
     try:
         about = json.loads(notes[METADATA])
         checked_padding(about["padding"])
-        diameter = about.get("fov_diameter")
+        diameter = np.array(about.get("fov_diameter") or 1)
         sound = (
             all(isinstance(about[key], str) for key in ("name", "model"))
             and 0 <= about["threshold"] < 1
-            and (diameter is None or 0 < diameter < np.inf)
+            and ((diameter > 0) & (diameter < np.inf)).all()
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False

@@ -11,9 +11,9 @@ from saunet.data.field import field_of_view, resize, scale_factor, scaled_size
 from saunet.data.images import MIN_SIDE, read_image
 from saunet.data.listing import find_images
 from saunet.data.padding import checked_padding, pad, padded_size, unpad
-from saunet.data.runs import is_run, read_run
+from saunet.data.runs import read_run, run_of
 from saunet.data.synthetic import synthetic_fundus
-from saunet.data.tiling import HALO, RAMP, predict_tiles
+from saunet.data.tiling import HALO, RAMP, TILE, WHOLE_PIXELS, predict_tiles
 from saunet.engines import (
     METADATA,
     KerasEngine,
@@ -31,12 +31,6 @@ PADDING = {"placement": "centered", "multiple": 16, "square": True}
 # What the engine gets at once. SA-UNetv2 takes about 250 bytes a pixel on a CPU, so
 # 8 GB; no fundus camera makes larger pictures.
 MAX_PIXELS = 32_000_000
-
-# A padded image of more pixels is cut into tiles of TILE x TILE: chosen by F1 in
-# benchmarks/tiling.py, where SA-UNetv2's GroupNorm does best on tiles of the size of
-# its training images.
-WHOLE_PIXELS = 1024**2
-TILE = 592
 
 # Flipped axes of one image (rows, columns). Each of them undoes itself.
 FLIPS = ((), (0,), (1,), (0, 1))
@@ -57,8 +51,9 @@ class Segmenter:
             `None`. It is made by the first prediction, with the weights of then.
         precision: "float32", or "bfloat16" (Keras and OpenVINO).
         threads: CPU threads of OpenVINO and ONNX Runtime; their choice by default.
-        fov_diameter: of the training images' fields of view, pixels; `None` where it
-            is not known, and then `predict` cannot scale by it.
+        fov_diameter: of the training images' fields of view, pixels, or a list of the
+            smallest and the largest; `None` where it is not known, and then `predict`
+            cannot scale by it.
         digest: str, what tells the network from others where `model` is `None`.
 
     Raises:
@@ -338,22 +333,21 @@ def load_pretrained(name_or_folder, **engine):
     )
 
 
-def load_run(folder, **engine):
+def load_run(folder_or_file, **engine):
     """Returns the `Segmenter` of a training run, and the path of its weights.
 
     The best weights where the run kept some by validation, else the last ones.
 
     Args:
-        folder: the run's.
+        folder_or_file: the run's, or one of the files of weights in it.
         **engine: `engine`, `precision` and `threads` of `Segmenter`.
 
     Raises:
         InputError: no run's record, or no epoch was whole yet.
     """
-    folder = Path(folder)
+    folder = run_of(folder_or_file) or Path(folder_or_file)
     run = read_run(folder)
-    recipe = run["recipe"]
-    path = weights.run_weights(folder)
+    path, recipe = weights.find_weights(folder_or_file)
     kwargs = recipe.get("model_kwargs", {})
     if kwargs.get("outputs") == "all":  # AG-Net's authors train so, and test side 8
         recipe = {**recipe, "model_kwargs": {**kwargs, "outputs": "side_8"}}
@@ -394,10 +388,10 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
     Raises:
         InputError: nothing there, or `model` is missing, unknown or another one.
     """
-    path = Path(name_or_file)
+    path, run = Path(name_or_file), run_of(name_or_file)
     suffix = path.suffix.lower()
     bare = suffix in (".h5", ".hdf5") or path.is_file()
-    bare = bare and suffix != ".onnx"
+    bare = bare and suffix != ".onnx" and not run
     if placement is not None and not bare:
         raise InputError(
             f"{name_or_file} says itself how photographs are padded: give "
@@ -423,9 +417,8 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
         padding = {**PADDING, "placement": placement or PADDING["placement"]}
         name = f"{model} ({path.name})"
         return Segmenter(network, padding=padding, name=name, **engine)
-    run = is_run(path)
     if run:
-        about = read_run(path)["recipe"]
+        about = read_run(run)["recipe"]
     else:
         about = weights.read_card(weights.find_pretrained(name_or_file))
     if model not in (None, about["model"]):

@@ -4,16 +4,35 @@ import os
 import sys
 from contextlib import contextmanager
 
+from saunet.errors import InputError, MissingPackageError
+
 
 def load_framework():
     """Imports Keras without the start-up chatter of its backend's C++ parts.
 
     TensorFlow writes lines about CPU features and absent GPUs to stderr before it
     reads its own log level. Whoever sets TF_CPP_MIN_LOG_LEVEL sees them all.
+
+    Raises:
+        InputError: the backend is none that `saunet` computes on, or is not installed.
     """
-    with quiet_stderr():
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        import keras  # noqa: F401
+    wanted = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if wanted not in ("tensorflow", "jax"):
+        raise InputError(
+            f"KERAS_BACKEND={wanted}: saunet computes on tensorflow or jax: set one, "
+            "or leave it out"
+        )
+    try:
+        with quiet_stderr():
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            import keras  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != wanted:
+            raise
+        extra = "'saunet[jax]'" if wanted == "jax" else wanted
+        raise MissingPackageError(
+            f"KERAS_BACKEND={wanted}: it is not installed: pip install {extra}"
+        ) from error
 
 
 @contextmanager

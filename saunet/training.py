@@ -22,7 +22,6 @@ import io
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -39,27 +38,30 @@ import numpy as np
 
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
-from saunet.data.field import field_of_view
+from saunet.data.field import field_of_view, trained_diameter
 from saunet.data.images import writable_folder, write_bytes
-from saunet.data.padding import padded_size
 from saunet.data.pipeline import (
+    common_size,
     fixed_batches,
     padded,
     random_batches,
     to_arrays,
 )
 from saunet.data.runs import read_run
+from saunet.data.tiling import TILE, WHOLE_PIXELS, predict_tiles
 from saunet.distribution import data_parallel
 from saunet.errors import InputError, RunError
 from saunet.losses import LOSSES, get_loss
-from saunet.machine import bfloat16_is_faster, count_cores
+from saunet.machine import bfloat16_is_faster, count_cores, printed, query_gpu
 from saunet.models import build_model
 from saunet.weights import (
     find_weights,
     load_weights,
     save_weights,
     seen_images,
+    seen_pixels,
     sha256_of,
+    sha256_of_pixels,
 )
 
 
@@ -81,10 +83,11 @@ class Recipe:
             photographs.
         placement: Padding of whole photographs, "centered" or "bottom_right".
         batch_size: Images a step.
-        whole_epochs: With a `crop`, how many of the last epochs see whole
-            photographs instead, `batch_size // 4` a step, or one for each device
-            where these are more. GroupNorm's statistics are those of the image it
-            sees: crops alone teach other ones.
+        whole_epochs: With a `crop`, how many of the last epochs see what `predict`
+            shows a network instead, `batch_size // 4` a step, or one for each device
+            where these are more: whole photographs, or where the largest has more than
+            `WHOLE_PIXELS`, crops of a tile's size. GroupNorm's statistics are those
+            of the image it sees: small crops alone teach other ones.
         epochs: Number of epochs.
         steps_per_epoch: Steps an epoch; `None` for one pass over the samples, by
             `batch_size` a step also in the whole epochs.
@@ -97,7 +100,8 @@ class Recipe:
             cosine; "plateau" halves the first rate as `plateau` says.
         plateau: `(factor, patience, minimum)` on val_loss.
         early_stopping: Epochs without a better val_loss before a run ends.
-        validation: Names of training images held out, or how many (drawn by seed).
+        validation: Names of training images held out, or how many (drawn by seed);
+            predicted as by `predict`, whole or in tiles.
         ema: Momentum of the moving average of the weights, or `None`.
         clip_norm: Largest global norm of a gradient, or `None`.
         precision: "float32", "mixed_bfloat16", "mixed_float16", or "auto": the first
@@ -393,8 +397,8 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
 
 def _train(recipe, samples, out_dir, resume, progress, shares, held):
     """As `train`; `shares` is what `data_parallel` yields, `held` gets the lock."""
-    devices, losses = shares
-    if losses > 1 and recipe.clip_norm:
+    devices, replicas = shares
+    if replicas > 1 and recipe.clip_norm:
         raise InputError(
             f"clip_norm={recipe.clip_norm} on {devices} devices: TensorFlow would clip "
             "each device's gradient, not their mean; train on one, or with "
@@ -408,8 +412,9 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         "validation": [s.name for s in held_out],
         **({"devices": devices} if devices > 1 else {}),
     }
+    seen = {sha256_of_pixels(sample.image) for sample in samples}
     # A recipe that cannot be built must not leave a folder behind.
-    start = find_weights(recipe.start_from)[0] if recipe.start_from else None
+    weights = find_weights(recipe.start_from)[0] if recipe.start_from else None
     loss = _checked_loss(recipe)
     keras.utils.set_random_seed(recipe.seed)
     policy = keras.config.dtype_policy()
@@ -425,19 +430,21 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     finally:
         keras.config.set_dtype_policy(policy)
     _check_sizes(recipe, training)
-    if start:
-        load_weights(model, start)
-        description["start_sha256"] = sha256_of(start)
+    if weights:
+        load_weights(model, weights)
+        description["start_sha256"] = sha256_of(weights)
         description["start_images"] = seen_images(recipe.start_from)
+        seen |= seen_pixels(recipe.start_from)
+    description["seen_sha256"] = sorted(seen)
     _open_run(out_dir, description, recipe, resume, held, training, devices)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
     optimizer = make_optimizer(recipe, steps)
-    model.compile(optimizer, _loss_of_each(model, loss, losses))
+    model.compile(optimizer, _loss_of_each(model, loss, replicas))
     optimizer.build(model.trainable_variables)
 
-    run = _RunFolder(out_dir, recipe, _validation_arrays(held_out, recipe))
+    run = _RunFolder(out_dir, recipe, held_out)
     if resume:
         run.restore(model)
     if run.finished:
@@ -447,24 +454,36 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     if resume:
         _check_going_on(out_dir, devices, description.get("start_sha256"))
         _note_going_on(out_dir, devices, run.epochs_done)
+    if progress:
+        print(f"training on {_device(devices)} in {recipe.precision}")
     stages = _stages(recipe, training, steps, run.epochs_done, devices)
-    for end, batches_from, start in stages:
-        batches = _Batches(batches_from, start, len(model.outputs))
+    for end, batches_from, first in stages:
+        batches = _Batches(batches_from, first, len(model.outputs))
         # A fresh trace a stage: TensorFlow would reuse one with unknown sizes, and
         # a resumed run, which never saw the first stage, would differ in rounding.
         model.make_train_function(force=True)
-        if losses == 1:
+        if replicas == 1:
             batches = batches.all()
-        model.fit(
-            batches,
-            steps_per_epoch=steps,
-            initial_epoch=run.epochs_done,
-            epochs=end,
-            callbacks=[run, *_tensorboard(out_dir)],
-            shuffle=False,
-            # A bar on a terminal, a line an epoch in a log file.
-            verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
-        )
+        try:
+            model.fit(
+                batches,
+                steps_per_epoch=steps,
+                initial_epoch=run.epochs_done,
+                epochs=end,
+                callbacks=[run, *_tensorboard(out_dir)],
+                shuffle=False,
+                # A bar on a terminal, a line an epoch in a log file.
+                verbose=(1 if sys.stdout.isatty() else 2) if progress else 0,
+            )
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            raise RunError(
+                f"the memory does not hold a step of epoch {run.epochs_done + 1}: "
+                f"start again with a smaller batch_size or crop ({recipe.batch_size}, "
+                f"{recipe.crop}) or smaller photographs; {run.epochs_done} whole "
+                f"epochs are kept in {out_dir}"
+            ) from error
         if run.finished:
             break
         # `fit` ends by putting the moving average into the model.
@@ -472,12 +491,19 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     return model
 
 
+def _out_of_memory(error):
+    """Whether an error of Python or a backend says so; each has a class of its own."""
+    return isinstance(error, MemoryError) or any(
+        word in f"{type(error).__name__} {error}"
+        for word in ("ResourceExhausted", "RESOURCE_EXHAUSTED")
+    )
+
+
 def _check_sizes(recipe, samples):
     """Refuses views whose smallest map cannot hold a block of DropBlock."""
-    whole = padded_size(*np.max([s.image.shape[:2] for s in samples], axis=0).tolist())
     sizes = [] if recipe.crop is None else [(recipe.crop, recipe.crop)]
     if recipe.crop is None or recipe.whole_epochs:
-        sizes.append(whole)
+        sizes.append(common_size(samples))
     block = recipe.model_kwargs.get("block_size", 7)
     for size in sizes:
         if min(size) >= 16 * max(8, block):  # four poolings
@@ -772,12 +798,36 @@ class _RunFolder(keras.callbacks.Callback):
         """Returns the mean loss over the held-out photographs, all outputs summed."""
         loss = get_loss(self.recipe.loss, **self.recipe.loss_kwargs)
         values = []
-        for x, y in self.validation:
-            maps = self.model.predict_on_batch(x)
-            maps = [maps] if len(self.model.outputs) == 1 else maps
-            # Of several devices, each predicts the same photograph.
-            values.append(sum(float(loss(y, one[: len(x)])) for one in maps))
+        for sample in self.validation:
+            size = common_size([sample])
+            if size[0] * size[1] <= WHOLE_PIXELS:
+                x, y = to_arrays([padded(sample, size, self.recipe.placement)])
+                maps = self._maps(x)
+            else:
+                y = sample.vessels.astype(np.float32)
+                outputs = range(len(self.model.outputs))
+                maps = [self._tiled(sample, size, output) for output in outputs]
+            values.append(sum(float(loss(y, one)) for one in maps))
         return float(np.mean(values))
+
+    def _maps(self, x):
+        """Returns each output's maps of a batch."""
+        maps = self.model.predict_on_batch(x)
+        maps = [maps] if len(self.model.outputs) == 1 else maps
+        # Of several devices, each predicts the same photograph.
+        return [one[: len(x)] for one in maps]
+
+    def _tiled(self, sample, size, output):
+        """Returns one output's (H, W) map of a photograph too large to be one batch."""
+
+        def run(pixels):
+            x = pixels[np.newaxis].astype(np.float32) / np.float32(255)
+            return self._maps(x)[output][0, ..., 0]
+
+        tile, placement = (TILE, TILE), self.recipe.placement
+        return predict_tiles(
+            run, sample.image, size, tile, placement=placement, step=16
+        )
 
     def _save_log(self):
         text = io.StringIO()
@@ -827,13 +877,7 @@ def _device(devices):
     if kind == "CPU":
         cores = count_cores()
         return f"{cores} CPU core{'s' * (cores > 1)}, {platform.machine()}"
-    return f"{devices} {_gpu_name() or kind}"
-
-
-def _gpu_name():
-    """Returns what the driver calls the first GPU, or None."""
-    names = _printed(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return names and names.splitlines()[0].strip()
+    return f"{devices} {query_gpu('name') or kind}"
 
 
 def _commit():
@@ -841,18 +885,7 @@ def _commit():
     if not (Path(__file__).parents[1] / ".git").exists():
         return None  # installed, perhaps inside of someone else's checkout
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return _printed(command, cwd=Path(__file__).parent)
-
-
-def _printed(command, **options):
-    """Returns what a program prints, or None where there is none or it fails."""
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True, **options
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() or None
+    return printed(command, cwd=Path(__file__).parent)
 
 
 def _checked_loss(recipe):
@@ -912,7 +945,7 @@ class _Batches(keras.utils.PyDataset):
 
 
 def _stages(recipe, samples, steps, done, devices):
-    """Yields `(last epoch, batches, first batch)`: one stage, or crops and then whole.
+    """Yields `(last epoch, batches, first batch)`: crops, then what `predict` shows.
 
     `batches` is a function of `start` that returns a generator, whose batches can be
     shared out to the devices.
@@ -935,7 +968,9 @@ def _stages(recipe, samples, steps, done, devices):
         yield switch, batches, done * steps
     if switch < recipe.epochs:
         batch_size = -(-max(1, recipe.batch_size // 4) // devices) * devices
-        batches = partial(views, crop=None, batch_size=batch_size)
+        height, width = common_size(samples)
+        crop = TILE if height * width > WHOLE_PIXELS else None
+        batches = partial(views, crop=crop, batch_size=batch_size)
         yield recipe.epochs, batches, max(done, switch) * steps
 
 
@@ -944,14 +979,6 @@ def _tensorboard(folder):
     if keras.backend.backend() != "tensorflow":
         return []
     return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
-
-
-def _validation_arrays(samples, recipe):
-    """Returns whole padded photographs, one a batch."""
-    return [
-        to_arrays([padded(s, padded_size(*s.image.shape[:2]), recipe.placement)])
-        for s in samples
-    ]
 
 
 def _all_variables(model):
@@ -995,7 +1022,7 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
     held.enter_context(lock.lock_folder(folder))
     # By which photographs of other cameras are scaled.
     diameters = [field_of_view(sample.image)[1] for sample in training]
-    about = {"fov_diameter": round(float(np.median(diameters)))}
+    about = {"fov_diameter": trained_diameter(diameters)}
     _write_json(path, {**description, **about, **environment(devices)})
 
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from saunet.data.padding import checked_padding
-from saunet.data.runs import is_run, read_run
+from saunet.data.runs import read_run, run_of
 from saunet.errors import InputError
 from saunet.models import FACTS
 
@@ -449,29 +449,40 @@ def find_weights(name_or_file):
     Raises:
         InputError: nothing there, a damaged card, or a run without weights.
     """
-    path = Path(name_or_file)
+    path, run = Path(name_or_file), run_of(name_or_file)
+    if run:
+        path = path if path.is_file() else run_weights(run)
+        return path, read_run(run)["recipe"]
     if path.is_file():
         return path, {}
-    if is_run(path):
-        return run_weights(path), read_run(path)["recipe"]
     folder = find_pretrained(name_or_file)
     card = read_card(folder)
     return folder / card["weights"], card
 
 
 def seen_images(name_or_file):
-    """Returns the names of the images that weights were trained on, as far as known.
+    """Returns the names of the images that weights have seen, as far as known.
 
-    Those of all trainings, back to new weights.
+    Those that trained them or chose an epoch, of all trainings back to new weights.
 
     Args:
         name_or_file: as in `find_weights`.
     """
-    if is_run(name_or_file):
-        about = read_run(name_or_file)
-    else:
-        about = find_weights(name_or_file)[1].get("data", {})
-    return sorted({*about.get("images", ()), *about.get("start_images", ())})
+    run = run_of(name_or_file)
+    about = read_run(run) if run else find_weights(name_or_file)[1].get("data", {})
+    kinds = ("images", "validation", "start_images")
+    return sorted({name for kind in kinds for name in about.get(kind, ())})
+
+
+def seen_pixels(name_or_file):
+    """As `seen_images`, what `sha256_of_pixels` gives of each; known of runs alone."""
+    run = run_of(name_or_file)
+    return set(read_run(run).get("seen_sha256", ())) if run else set()
+
+
+def sha256_of_pixels(image):
+    """Returns by what an image is known again, whatever its file is named."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 
 def run_weights(folder):

@@ -10,6 +10,7 @@ from saunet.data.field import (
     resize,
     scale_factor,
     scaled_size,
+    trained_diameter,
 )
 from saunet.errors import InputError
 from saunet.inference import Segmenter
@@ -113,6 +114,15 @@ def test_a_picture_like_the_training_images_is_untouched(segmenter):
     np.testing.assert_array_equal(
         segmenter.predict(image, scale="auto"), segmenter.predict(image)
     )
+
+
+def test_photographs_between_those_of_several_cameras_are_left_as_they_are():
+    small, large = [540] * 10, [1600] * 11
+    assert trained_diameter([*small, 541, 539]) == 540
+    assert trained_diameter([*small, *large]) == [540, 1600]
+    assert trained_diameter([*small, *small, 100]) == 540  # found wrong
+    factors = {d: scale_factor(d, [540, 1600]) for d in (270, 500, 900, 1900, 3200)}
+    assert factors == {270: 2, 500: 1, 900: 1, 1900: 1, 3200: 0.5}
 
 
 def test_zero_outside_the_field():

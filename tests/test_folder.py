@@ -1,6 +1,7 @@
 """A folder of one's own: what belongs together, what is refused, and in which words."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -251,6 +252,52 @@ def test_a_run_folder_is_weights(run):
         load_segmenter(run, "unet")
 
 
+def test_the_files_of_a_run_are_what_the_run_is(run, tmp_path):
+    segmenter = load_segmenter(run / "last.weights.h5", engine="keras")
+    assert segmenter.padding == {**PADDING, "placement": "bottom_right"}
+    assert segmenter.fov_diameter == 300
+    assert 0.25 in {getattr(layer, "rate", None) for layer in segmenter.model.layers}
+    with pytest.raises(InputError, match="holds a sa_unet_v2, not a unet"):
+        load_segmenter(run / "last.weights.h5", "unet")
+    # Beside better ones it is still the one that was named.
+    folder = tmp_path / "both"
+    shutil.copytree(run, folder)
+    shutil.copy(run / "last.weights.h5", folder / "best.weights.h5")
+    named = {load_segmenter(path).name for path in (folder, folder / "last.weights.h5")}
+    assert named == {
+        f"sa_unet_v2 (both/{which}.weights.h5)" for which in ("best", "last")
+    }
+
+
+def test_a_test_on_images_trained_on_is_none(tmp_path, capsys, run):
+    """Moved into the test part, and renamed."""
+    fill(tmp_path / "test", ["eye1", "eye2"])
+    (tmp_path / "images").mkdir()
+    image = read_image(tmp_path / "test" / "images" / "eye2.png")
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    about = json.loads((folder / "run.json").read_text())
+    about["seen_sha256"] = [weights.sha256_of_pixels(image)]
+    (folder / "run.json").write_text(json.dumps(about))
+    argv = ["evaluate", "--weights", folder, "--dataset", "folder"]
+    argv += ["--data-dir", tmp_path, "--engine", "keras"]
+    assert main([str(word) for word in argv]) == 2
+    complaint = capsys.readouterr().err
+    assert "trained or chosen on 1 of these 2 images (eye2), which are no test" in (
+        complaint
+    )
+
+
+@pytest.mark.parametrize("part", ["images", "vessels"])
+def test_pictures_in_folders_below_are_not_left_out_in_silence(tmp_path, part):
+    fill(tmp_path, ["eye1"])
+    (tmp_path / part / "site_b").mkdir()
+    write_png(tmp_path / part / "site_b" / "eye2.png", np.zeros((40, 50), np.uint8))
+    with pytest.raises(InputError, match="site_b: holds pictures, too"):
+        load_folder(tmp_path)
+    assert "site_b: holds pictures, too" in "\n".join(check_folder(tmp_path))
+
+
 def test_own_images_are_evaluated_by_a_run(tmp_path, capsys, run):
     fill(tmp_path, ["eye1"])
     argv = ["evaluate", "--weights", run, "--dataset", "folder", "--split", "train"]
@@ -279,7 +326,7 @@ def test_the_doctor_sees_wrong_labels_and_names(tmp_path):
     black = tmp_path / "test" / "vessels" / "02_manual.png"
     write_png(black, np.zeros((40, 50), np.uint8))
     found = "\n".join(check_folder(tmp_path))
-    assert "01_OD.png has no partner but 01_OS.png, of the other eye, in" in found
+    assert "01_OD.png has no partner but 01_OS.png, of the other eye or" in found
     assert "02_manual.png: no vessel: another file in its place?" in found
     assert "test/images/03.png: another photograph is named alike" in found
 

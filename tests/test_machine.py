@@ -78,6 +78,13 @@ def test_accelerators_are_not_measured(monkeypatch, device):
     assert machine.bfloat16_is_faster()
 
 
+@pytest.mark.parametrize(("capability", "faster"), [("7.5", False), ("10.0", True)])
+def test_a_gpu_without_bfloat16_units_does_without(monkeypatch, capability, faster):
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
+    monkeypatch.setattr(machine, "printed", lambda command: f"{capability}\n8.0")
+    assert machine.bfloat16_is_faster() == faster
+
+
 @on_x86
 @on_tensorflow
 def test_this_processor_is_known_by_its_instructions():

@@ -1,11 +1,13 @@
 """What C++ says stays off stderr, unless somebody wants to see it."""
 
 import ast
+import builtins
 import os
 from pathlib import Path
 
 import pytest
 
+from saunet import cli
 from saunet.quiet import quiet_stderr
 
 
@@ -26,6 +28,32 @@ def test_only_who_asks_hears_it(monkeypatch, capfd, level, heard):
         fail()
     os.write(2, b"after")
     assert capfd.readouterr() == ("", heard)
+
+
+@pytest.mark.parametrize(
+    ("backend", "missing", "message"),
+    [
+        ("torch", "", "KERAS_BACKEND=torch: saunet computes on tensorflow or jax"),
+        ("jax", "jax", "not installed: pip install 'saunet[jax]'"),
+        ("tensorflow", "tensorflow", "not installed: pip install tensorflow"),
+    ],
+)
+def test_a_backend_that_will_not_do_is_one_line(
+    monkeypatch, capsys, backend, missing, message
+):
+    """As Keras fails where it is first imported."""
+
+    def failing(name, *args, **kwargs):
+        if name == "keras" and missing:
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+        return real(name, *args, **kwargs)
+
+    real = builtins.__import__
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr(builtins, "__import__", failing)
+    assert cli.main(["models"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines()), message in err) == ("", 1, True)
 
 
 @pytest.mark.parametrize("script", ["rows", "others", "maps"])

@@ -31,7 +31,7 @@ from saunet.training import (
     split,
     train,
 )
-from saunet.weights import seen_images, sha256_of
+from saunet.weights import seen_images, seen_pixels, sha256_of, sha256_of_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,7 +140,7 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         keras.distribution, "list_devices", lambda: [f"gpu:{i}" for i in range(4)]
     )
     for name, shown in ((None, "GPU"), ("NVIDIA T4", "NVIDIA T4")):
-        monkeypatch.setattr(training, "_gpu_name", lambda name=name: name)
+        monkeypatch.setattr(training, "query_gpu", lambda fact, name=name: name)
         assert training.environment()["device"] == f"1 {shown}"
         assert training.environment(4)["device"] == f"4 {shown}"
 
@@ -402,6 +402,65 @@ def test_whole_epochs_are_the_last_ones(tmp_path, monkeypatch):
     assert len(log_of(tmp_path / "run")) == 3
 
 
+@pytest.mark.parametrize(("limit", "crop"), [(32 * 32, None), (32 * 32 - 1, 48)])
+def test_photographs_too_large_to_be_seen_whole_are_seen_as_predict_does(
+    limit, crop, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "WHOLE_PIXELS", limit)
+    monkeypatch.setattr(training, "TILE", 48)
+    calls = recorded(monkeypatch, "random_batches")
+    run(replace(RECIPE, validation=0), tmp_path / "run")
+    assert [options["crop"] for _, options in calls] == [16, crop]
+
+
+def test_held_out_photographs_too_large_are_validated_in_tiles(tmp_path, monkeypatch):
+    """No network gets the whole of one, and val_loss is about the same."""
+    shapes, real = [], keras.Model.predict_on_batch
+    monkeypatch.setattr(
+        keras.Model,
+        "predict_on_batch",
+        lambda self, x: shapes.append(x.shape[1:3]) or real(self, x),
+    )
+    samples = [fundus_like(400, 350, seed=i, name=n) for i, n in enumerate("abc")]
+    for folder in ("whole", "tiles"):
+        train(replace(PLAIN, validation=1), samples, tmp_path / folder, progress=False)
+        if folder == "whole":
+            assert set(shapes) == {(400, 400)}
+            shapes.clear()
+            monkeypatch.setattr(training, "WHOLE_PIXELS", 399**2)
+            monkeypatch.setattr(training, "TILE", 320)
+    assert set(shapes) == {(320, 320)}
+    whole, tiles = (
+        [float(row["val_loss"]) for row in log_of(tmp_path / folder)]
+        for folder in ("whole", "tiles")
+    )
+    # Without the padding, of which BCE has a little and MCC none.
+    np.testing.assert_allclose(tiles, whole, rtol=0.05)
+
+
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
+    class ResourceExhaustedError(Exception):  # what TensorFlow's is called
+        pass
+
+    def full(self, batch, logs=None):
+        if self.epochs_done == 1:
+            raise ResourceExhaustedError("OOM when allocating tensor\nwith shape")
+
+    monkeypatch.setattr(training._RunFolder, "on_train_batch_end", full)
+    with pytest.raises(RunError) as caught:
+        run(PLAIN, tmp_path / "run")
+    message = str(caught.value)
+    assert "the memory does not hold a step of epoch 2" in message
+    assert f"1 whole epochs are kept in {tmp_path / 'run'}" in message
+    assert "\n" not in message
+
+
+def test_a_training_says_what_it_computes_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "_device", lambda devices: f"{devices} H200")
+    train(PLAIN, SAMPLES, tmp_path / "run")
+    assert capsys.readouterr().out.startswith("training on 1 H200 in float32\n")
+
+
 def test_the_thirteen_copies_are_made_after_the_split(tmp_path, monkeypatch):
     calls = recorded(monkeypatch, "fixed_batches")
     recipe = replace(
@@ -645,8 +704,19 @@ def test_a_run_knows_what_its_start_was_trained_on(whole_run, tmp_path):
     recipe = replace(PLAIN, start_from=str(given))
     run(recipe, tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert stored["start_images"] == sorted(seen)
-    assert seen_images(tmp_path / "run") == sorted({*seen, *stored["images"]})
+    # What chose the epoch of the start is seen, too.
+    assert stored["start_images"] == ["a", "b", "c"] != sorted(seen)
+    assert seen_images(tmp_path / "run") == ["a", "b", "c"]
+    digests = {sha256_of_pixels(sample.image) for sample in SAMPLES}
+    assert seen_pixels(tmp_path / "run") == seen_pixels(given) == digests
+
+
+def test_the_pixels_that_the_start_has_seen_are_seen(whole_run, tmp_path):
+    others = [fundus_like(32, 32, seed=9, name="d")]
+    recipe = replace(PLAIN, start_from=str(whole_run[0]))
+    train(recipe, others, tmp_path / "run", progress=False)
+    digests = {sha256_of_pixels(sample.image) for sample in [*SAMPLES, *others]}
+    assert seen_pixels(tmp_path / "run") == digests
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,29 @@ def field_of_view(image):
     return mask, 2 * radius / factor
 
 
-def scale_factor(diameter, trained_diameter):
-    """Returns what to multiply a picture's sides by: 1 unless the field is far off."""
-    factor = trained_diameter / diameter
+def trained_diameter(diameters):
+    """Returns what to keep of the diameters of the training images' fields of view.
+
+    Their median; of several cameras the smallest and the largest, as a list, without a
+    twentieth at each end, for a field may be found wrong.
+    """
+    median = round(float(np.median(diameters)))
+    ends = [
+        round(float(end)) for end in np.percentile(diameters, [5, 95], method="nearest")
+    ]
+    one = all(1 / TOLERATED <= end / median <= TOLERATED for end in ends)
+    return median if one else ends
+
+
+def scale_factor(diameter, trained):
+    """Returns what to multiply a picture's sides by: 1 unless the field is far off.
+
+    Args:
+        diameter: of the picture's field of view, pixels.
+        trained: of the training images', or the smallest and the largest of these.
+    """
+    smallest, largest = trained if isinstance(trained, list) else (trained, trained)
+    factor = min(max(diameter, smallest), largest) / diameter
     return 1.0 if 1 / TOLERATED <= factor <= TOLERATED else factor
 
 

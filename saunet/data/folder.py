@@ -17,7 +17,13 @@ from pathlib import Path
 from saunet.data.datasets import Sample
 from saunet.data.field import field_of_view
 from saunet.data.images import image_stem, read_fov, read_image, read_label, sides
-from saunet.data.pairing import list_images, names_of, pair_files, partner_finder
+from saunet.data.pairing import (
+    list_images,
+    list_tree,
+    names_of,
+    pair_files,
+    partner_finder,
+)
 from saunet.errors import InputError
 
 LABELS = ("vessels", "labels", "1st_manual", "masks")
@@ -132,8 +138,20 @@ def _find_files(part):
                 f"{part}: no folder {name}: expected photographs in images and their "
                 f"labels in {', '.join(LABELS[:-1])} or {LABELS[-1]}"
             )
-    images = list_images(part / "images")
-    return images, list_images(labels), fields and list_images(fields)
+    images = _list_flat(part / "images")
+    return images, _list_flat(labels), fields and _list_flat(fields)
+
+
+def _list_flat(folder):
+    """As `list_images`, but pictures in folders below are refused, not left out."""
+    images = list_images(folder)
+    below = [path for path in list_tree(folder) if path.parent != folder]
+    if below:
+        raise InputError(
+            f"{below[0].parent}: holds pictures, too: expected all in {folder} itself, "
+            "named apart; move them there, or elsewhere"
+        )
+    return images
 
 
 def _folder(part, names):

@@ -134,10 +134,11 @@ def read_label(path):
         )
     full = np.iinfo(gray.dtype).max
     levels = len(np.unique(gray))
-    if 2 < levels <= 16:  # classes; JPEG and scaling leave more
+    # Classes; JPEG leaves more, and so does scaling, but for a half or third by area.
+    if 2 < levels <= 16:
         raise InputError(
             f"{path}: {levels} levels of grey, expected a label of two: paint all "
-            "vessels white and the rest black"
+            "vessels white and the rest black; one that was scaled, cut at one half"
         )
     vessels = _bright(gray)
     if gray.any() and not vessels.any():

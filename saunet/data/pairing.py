@@ -14,6 +14,7 @@ from saunet.errors import InputError
 
 EYES = {"left": "L", "os": "L", "right": "R", "od": "R"}
 LETTERS = {"l": "L", "r": "R"}
+FIRST_NUMBER = re.compile(r"\D*\d+[A-Za-z]*")
 
 
 def list_images(folder):
@@ -62,13 +63,13 @@ def list_results(folder, kind):
     Raises:
         InputError: as `list_images`.
     """
-    every = _list_tree(folder) or list_images(folder)
+    every = list_tree(folder) or list_images(folder)
     named = [path for path in every if _is_of(path, kind)]
     own = [path for path in every if path.parent == Path(folder)]
     return named or own or every
 
 
-def _list_tree(folder):
+def list_tree(folder):
     """Returns the pictures in a folder and, after these, in each one below."""
     every = []
     for path, below, names in walk(folder):
@@ -92,7 +93,8 @@ def pair_files(paths, others):
     In this order: the same name (`a.png`, `a.gif`); one name beginning with the other
     (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
     first number (`01_test.png`, `01_manual1.gif` are both 1), unless they are of
-    different eyes (`1_left.png`, `1_right.png`). A trailing `_prob` or `_mask` on the
+    different eyes (`1_left.png`, `1_right.png`) or differ in a later number alone
+    (`p1_2019.png`, `p1_2020.png`). A trailing `_prob` or `_mask` on the
     first side does not count.
 
     Args:
@@ -141,13 +143,18 @@ def partner_finder(others):
         alike = () if found else numbers.get(_number(stem), ())
         if alike:
             eye = _eye(path)
-            found = [i for i in alike if {eye, _eye(others[i])} != {"L", "R"}]
+            found = [
+                i
+                for i in alike
+                if {eye, _eye(others[i])} != {"L", "R"}
+                and not _differ_by_number(stem, image_stem(others[i]))
+            ]
         if len(found) != 1:
             where = others[0].parent if others else "an empty folder"
             names = names_of([others[index] for index in found or alike])
             trouble = f"may be any of {names}" if found else "has no partner"
             if alike and not found:
-                trouble += f" but {names}, of the other eye,"
+                trouble += f" but {names}, of the other eye or by another number,"
             raise InputError(
                 f"{path.name} {trouble} in {where}: give each image one file on both "
                 "sides, named alike (01_test.png and 01_manual1.gif)"
@@ -194,7 +201,7 @@ def pair_truth(guesses, root, truth):
     """
     labels = pair_trees(guesses, root, truth)
     flat = all(path.parent == Path(root) for path in guesses)
-    others = list_images(truth) if flat else _list_tree(truth)
+    others = list_images(truth) if flat else list_tree(truth)
     surplus = sorted(set(others) - set(labels.values()))
     if surplus:
         raise InputError(
@@ -247,9 +254,16 @@ def _beginnings(stem):
 
 def _number(stem):
     """Returns a name up to its first number: "01" and "1" -> "1", "im0001.ah" -> it."""
-    match = re.match(r"\D*\d+[A-Za-z]*", stem)
+    match = FIRST_NUMBER.match(stem)
     key = match.group() if match else stem
     return str(int(key)) if key.isdecimal() else key
+
+
+def _differ_by_number(stem, other):
+    """Returns whether names of one pattern differ in a number after the first."""
+    rests = [FIRST_NUMBER.sub("", name, count=1) for name in (stem, other)]
+    patterns = {re.sub(r"\d+", "#", rest) for rest in rests}
+    return rests[0] != rests[1] and len(patterns) == 1
 
 
 def _eye(path):

@@ -29,7 +29,7 @@ def random_batches(samples, *, crop, batch_size, seed, upright=0.0, start=0):
     Yields:
         `(N, H, W, 3)` float32 in [0, 1] and `(N, H, W, 1)` float32 in {0, 1}.
     """
-    size = (crop, crop) if crop else _common_size(samples)
+    size = (crop, crop) if crop else common_size(samples)
     for batch in count(start):
         views = []
         for place in range(batch * batch_size, (batch + 1) * batch_size):
@@ -52,7 +52,7 @@ def fixed_batches(
 
     Args and yields: as `random_batches`, with the `placement` of `padding.pad`.
     """
-    size = _common_size(samples)
+    size = common_size(samples)
     views = [padded(s, size, placement) for s in samples]
     per_round = -(-len(samples) // batch_size)
     for batch in count(start):
@@ -76,12 +76,13 @@ def to_arrays(views):
     return x, np.stack(vessels).astype(np.float32)[..., None]
 
 
+def common_size(samples):
+    """Returns the (height, width) that all photographs are padded to."""
+    heights, widths = zip(*(s.image.shape[:2] for s in samples), strict=True)
+    return padded_size(max(heights), max(widths))
+
+
 def _shuffled(place, length, seed):
     """Returns the sample at a place of the endless list of shuffled rounds."""
     order = np.random.default_rng([seed, 0, place // length]).permutation(length)
     return order[place % length]
-
-
-def _common_size(samples):
-    heights, widths = zip(*(s.image.shape[:2] for s in samples), strict=True)
-    return padded_size(max(heights), max(widths))

@@ -19,7 +19,8 @@ KINDS = {
     "commit": TEXT,
     "date": TEXT,
     "hours": (int, float),
-    "fov_diameter": (int, float),
+    "fov_diameter": (int, float, list),
+    "seen_sha256": (list,),
 }
 RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
 
@@ -27,6 +28,13 @@ RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
 def is_run(folder):
     """Returns whether a folder holds the record of a training run."""
     return (Path(folder) / NAME).is_file()
+
+
+def run_of(path):
+    """Returns the folder of the run that is meant, or whose weights are; else None."""
+    path = Path(path)
+    folder = path.parent if path.is_file() and path.suffix == ".h5" else path
+    return folder if is_run(folder) else None
 
 
 def read_run(folder):

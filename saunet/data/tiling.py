@@ -19,6 +19,12 @@ from saunet.data.padding import offsets
 HALO = 128
 RAMP = 32
 
+# A padded image of more pixels is cut into tiles of TILE x TILE: chosen by F1 in
+# benchmarks/tiling.py, where SA-UNetv2's GroupNorm does best on tiles of the size of
+# its training images.
+WHOLE_PIXELS = 1024**2
+TILE = 592
+
 
 def tile_starts(length, tile, overlap, step=1):
     """Returns where the tiles of one axis start.

@@ -19,8 +19,8 @@ def load_framework():
     wanted = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if wanted not in ("tensorflow", "jax"):
         raise InputError(
-            f"KERAS_BACKEND={wanted}: saunet computes on tensorflow or jax: set one, "
-            "or leave it out"
+            f"backend {wanted!r}: saunet computes on tensorflow or jax: set "
+            "KERAS_BACKEND to one, or leave it out"
         )
     try:
         with quiet_stderr():
@@ -31,7 +31,7 @@ def load_framework():
             raise
         extra = "'saunet[jax]'" if wanted == "jax" else wanted
         raise MissingPackageError(
-            f"KERAS_BACKEND={wanted}: it is not installed: pip install {extra}"
+            f"backend {wanted!r} of KERAS_BACKEND is not installed: pip install {extra}"
         ) from error
 
 

@@ -11,9 +11,9 @@ from saunet.models import MODELS
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "saunet"
 
-# A room imports from lower ranks only; the first four are below all.
+# A room imports from lower ranks only; the first ones are below all.
 RANKS = {
-    "errors": -1,
+    "errors": -2,
     "quiet": -1,
     "fused": -1,
     "machine": -1,

@@ -33,7 +33,7 @@ def test_only_who_asks_hears_it(monkeypatch, capfd, level, heard):
 @pytest.mark.parametrize(
     ("backend", "missing", "message"),
     [
-        ("torch", "", "KERAS_BACKEND=torch: saunet computes on tensorflow or jax"),
+        ("torch", "", "backend 'torch': saunet computes on tensorflow or jax"),
         ("jax", "jax", "not installed: pip install 'saunet[jax]'"),
         ("tensorflow", "tensorflow", "not installed: pip install tensorflow"),
     ],

@@ -105,6 +105,11 @@ def replace_block(text, block):
 
 # All four, and the other scores of each, are in docs/results.md.
 IN_README = (("fov", "pooled"), ("frame", "pooled"), ("frame", "mean"))
+# What a line of STARE's table is a score of.
+OF_FOLDS = (
+    "the 4 test images of a fold (observer: all 20; published: fold 4, taken to be the "
+    "last four images)"
+)
 
 
 def readme_block(results):
@@ -124,8 +129,7 @@ def readme_block(results):
         for record in results.get(("others", dataset), ()):
             lines += _readme_lines("others", dataset, record)
         images = len(DATASETS[dataset].test)
-        counted = f"the {images} test images"
-        counted = counted if images else "the 4 test images of a fold; observer: all 20"
+        counted = f"the {images} test images" if images else OF_FOLDS
         parts.append(f"### {DATASETS[dataset].title}, {counted}\n")
         parts.append(table(heads, lines, 1) + "\n")
     parts.append("### How the shipped weights were trained\n")
@@ -144,7 +148,7 @@ def _readme_lines(paper, dataset, record):
     scores = {(e["region"], e["pooling"]): e for e in entries}
     if record["views"] == 1 and paper in PAPERS and scores.keys() & set(IN_README):
         cells = _readme_cells(scores, ("f1", "auc"))
-        lines.append([f"{record['row']}, published", *cells])
+        lines.append([f"{label(record)}, published", *cells])
     return lines
 
 
@@ -237,7 +241,8 @@ def adapted_block(results):
 
 def results_page(results):
     """Returns docs/results.md."""
-    parts = [INTRODUCTION]
+    trained = {r.get("recipe_name") for rows in results.values() for r in rows}
+    parts = [INTRODUCTION.format(untrained="" if "paper" in trained else UNTRAINED)]
     for paper in PAPERS:
         module = importlib.import_module(paper)
         title = module.__doc__.partition("\n")[0].removesuffix(".")
@@ -278,8 +283,7 @@ def results_page(results):
     parts.append(DIFFERENCES)
     for dataset in DATASETS:
         if lines := _difference_lines(results, dataset):
-            heads = ("one", "other", "images", "F1", "95 % interval", "p", "Holm's p")
-            parts += [f"### {DATASETS[dataset].title}", table(heads, lines, 2)]
+            parts += [f"### {DATASETS[dataset].title}", table(COMPARED, lines, 2)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -289,35 +293,55 @@ INTRODUCTION = """# Results
 
 Every score is read from `experiments/results/*.json`, which also holds the scores of
 each image, the recipe, the versions and the device; published ones are in
-`experiments/published.csv` and `experiments/published_costs.csv`. A row that is not
-trained yet has no score. The threshold is 0.5 for all; no test image chose it, a weight
-or an epoch.
-"8 views": the mean over an image's flips and quarter turns, which is `--tta`. The
-`difference` is ours minus the published score, by the protocol that was published;
-where the source does not say by which protocol, there is none.
+`experiments/published.csv` and `experiments/published_costs.csv`. "SA-UNet slides" are
+its authors' own on their paper; "U-Net slides" are those of De Lange, Van de Sompele
+and Nijs, "Image Segmentation: Exploring U-Nets"; lwnet is the network of Galdran et al.
+(https://github.com/agaldran/lwnet), whose public maps are scored here.
 
-There are four recipes. `paper`: the authors' settings. `budget`, half an hour to four
-hours on two CPU cores: the recipe `cpu` of `saunet train` (AdamW, one cycle, random
-views, DropBlock 0.1) with the loss of the paper; a larger network gets fewer steps, a
-fold of STARE half the batch. `best`, ours: twice as many steps, half of the views
-upright, BCE and MCC. It was made after the scores of `budget` on the test images were
-known: that those on the training images were no better is why it trains more. Upright
-views are there because turned ones alone never show the edge of the frame as it is:
-SA-UNet's `budget` on DRIVE finds a false vessel along it, five to ten pixels inside,
-which costs F1 in the frame and none in the field of view. `finetune`: 1,000
-steps more by BCE and MCC, from the network's weights of DRIVE that were shipped then;
-on STARE and CHASE_DB1 the published networks saw nothing of DRIVE. What a run had
-otherwise stands behind its recipe; `start_sha256` is of weights that are no longer
-shipped.
+A row that is not trained yet has no score. The threshold is 0.5 for all; no test image
+chose it, a weight or an epoch. "8 views": the mean over an image's flips and quarter
+turns, which is `--tta`. The `difference` is ours minus the published score, by the
+protocol that was published; where the source does not say by which protocol, there is
+none.
 
-A row again, beside what is recorded: `python experiments/rsan.py --data-dir DATA
---dataset drive --rows rsan --results runs/results`; `sa_unet_v2_fold0` is `--dataset
-stare --rows sa_unet_v2 --folds 0`. Without `--results` a row that is recorded is
-refused, with `--resume` it is shown.
+There are four recipes:
+
+- `paper`: the authors' settings.{untrained}
+- `budget`, half an hour to four hours on two CPU cores: the recipe `cpu` of `saunet
+  train` (AdamW, one cycle, random views, DropBlock 0.1) with the loss of the paper; a
+  larger network gets fewer steps, a fold of STARE half the batch.
+- `best`, ours: `budget` with twice the steps, half of the views upright (turned by
+  quarter turns alone), and the loss BCE and MCC. It was made after the test scores of
+  `budget` were known. `budget` scored no better on the training images than on the test
+  images: so `best` trains longer. And SA-UNet by `budget` drew a false vessel along the
+  edge of DRIVE's frame, five to ten pixels inside it, which costs F1 in the frame and
+  none in the field of view: turned views never show that edge as it is, upright ones
+  do.
+- `finetune`: 1,000 more steps by BCE and MCC, from the network's weights for DRIVE
+  shipped at the time; the published networks for STARE and CHASE_DB1 saw nothing of
+  DRIVE.
+
+Where a run departs from its recipe otherwise, that stands after the recipe's name; a
+`start_sha256` is of weights no longer shipped.
+
+To train a row again, its results beside the recorded ones (by `budget`; add `--recipe
+best` for the row by `best`):
+
+```
+python experiments/rsan.py --data-dir DATA --dataset drive --rows rsan \\
+    --results runs/results
+```
+
+`sa_unet_v2_fold0` is `--dataset stare --rows sa_unet_v2 --folds 0`. Without `--results`
+a row that is recorded is refused, with `--resume` it is shown.
 
 `python experiments/maps.py --data-dir DATA` writes the vessel maps of the shipped
 weights on their test images, an archive of them for a release, and a picture of the
 best and the worst image. No photograph of a data set is part of this repository."""
+
+# While no record is by that recipe.
+UNTRAINED = """ No row is trained by them yet, so a `difference`
+  is one of recipe and network together."""
 
 IMAGES = """## Image by image
 
@@ -325,15 +349,17 @@ F1 inside the field of view of each test image, by the shipped weights, one view
 second observer and others' maps; images in the order of the first method's F1. The
 folds of STARE are one method: each image by the network that never saw it."""
 
-DIFFERENCES = """## Which differences are real
+DIFFERENCES = """## Which differences are more than chance among images
 
 F1 of each test image inside the field of view, first method minus second, seed 0. The
-interval is the paired bootstrap over images; p is from the sign-flip test, then
-corrected for the number of comparisons in the table by Holm's method. This says what
-other photographs would change, not what another training seed would: two networks
-trained once each can differ by more than their kind does."""
+interval is the paired bootstrap over images (10,000 draws), p that of the sign-flip
+test; Holm's p corrects it for the number of comparisons in the table. Where that is
+below 0.05, other photographs of the kind would most likely show the difference, too.
+What another training seed would change this does not say: two networks trained once
+each can differ by more than their kind does."""
 
-
+COMPARED = ("first", "second", "images", "mean difference of F1")
+COMPARED += ("95 % interval", "p", "Holm's p")
 COSTS = ("parameters", "trainable", "GFLOPs")
 
 

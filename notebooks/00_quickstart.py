@@ -79,7 +79,8 @@ show(
 )
 
 # %% [markdown]
-# The same from a shell, for a file or a whole folder:
+# The same from a shell, for a file or a whole folder. It also scales photographs of
+# other cameras first; from Python `predict(image, scale="auto")` does:
 #
 # ```
 # saunet predict photograph.png --weights sa_unet_v2_drive --out maps/

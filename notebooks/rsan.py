@@ -45,7 +45,7 @@ keras.utils.set_random_seed(0)
 # input reaches the output untouched. (c) The same with DropBlock.
 #
 # A block learns what to *add*, $y = x + F(x)$. If there is nothing to add, it has only
-# to learn $F = 0$, and its gradient $1 + F'$ cannot vanish.
+# to learn $F = 0$, and its gradient $1 + F'$ stays near 1 where $F'$ is small.
 
 # %%
 draw_chain(["conv 3x3", "ReLU", "conv 3x3", "ReLU"], "(a) U-Net")
@@ -136,11 +136,11 @@ assert FACTS["rsan"].total == 1_054_523 and FACTS["rsan"].trainable == 1_051_029
 assert FACTS["rsan"].total - FACTS["rsan_backbone"].total == 7 * 98
 
 # %% [markdown]
-# ## What a shortcut does: gradients in a deep stack
+# ## What a shortcut does in a deep stack
 #
-# Forty convolutions in a row, with and without shortcuts, fresh weights. How much of
-# a change at the top reaches the bottom? The curves show the size of each layer's
-# change when the input changes a little.
+# Forty convolutions in a row, fresh weights, with and without shortcuts. The input
+# changes a little: how much of the change is left after each layer? The gradient passes
+# the same layers on its way back.
 
 
 # %%

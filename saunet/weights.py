@@ -621,12 +621,15 @@ def render_readme(card):
     padding = card["preprocessing"]["padding"]
     threshold, data, training = card["threshold"], card["data"], card["training"]
     commit = training.get("commit")
-    shape = "a square" if padding["square"] else "sides"
+    shape = "a square whose side is" if padding["square"] else "sides that are each"
     diameter = card["preprocessing"].get("fov_diameter")
     before = ""
     if first := data.get("start_images"):
+        recipe = training["recipe"]
+        start = recipe.get("start_from") if isinstance(recipe, dict) else None
+        named = f" (`{start}`)" if start else ""
         before = (
-            f" Before that, in the weights it began with: {len(first)} images "
+            f" Before that, in the weights it began with{named}: {len(first)} images "
             f"({', '.join(map(str, first))})."
         )
     field = f" Field of view: {diameter} pixels across." if diameter else ""
@@ -650,8 +653,8 @@ def render_readme(card):
             f"({', '.join(map(str, data['images']))}).{before}"
         ),
         "Preprocessing": (
-            f"RGB, {card['preprocessing']['scale']}; zero-padded "
-            f"({padding['placement'].replace('_', '/')}) to {shape} of a multiple of "
+            f"RGB, {card['preprocessing']['scale']}; padded with zeros "
+            f"({padding['placement'].replace('_', '/')}) to {shape} a multiple of "
             f"{padding['multiple']} pixels, and cropped back. Vessel if probability > "
             f"{threshold['value']} (chosen on: {threshold['chosen_on']}).{field}"
         ),

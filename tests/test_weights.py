@@ -557,7 +557,8 @@ def test_the_readme_says_what_the_card_says(tmp_path):
     for words in (
         "`sa_unet_v2` (rate=0.1)",
         "DRIVE, train: 2 images (21, 22).",
-        "divide by 255; zero-padded (bottom/right) to a square of a multiple of 16",
+        "divide by 255; padded with zeros (bottom/right) to a square whose side is a "
+        "multiple of 16 pixels, and cropped back",
         "probability > 0.5 (chosen on: fixed by the paper)",
         "| dataset | split | region | pooling | threshold | f1 | auc |",
         "| DRIVE | test | frame | pooled | 0.5 | 0.8235 | n/a |",
@@ -574,10 +575,14 @@ def test_the_readme_says_what_a_card_may_say_besides(tmp_path):
     card["storage"] = "Kernels are stored in float16."
     card["preprocessing"]["fov_diameter"] = 540
     card["training"]["commit"] = "0123abc"
+    card["training"]["recipe"]["start_from"] = "sa_unet_v2_drive"
+    card["data"]["start_images"] = [23, 24]
     lines = render_readme(card).splitlines()
     sha256 = f"`model.weights.h5`, sha256 `{card['sha256']}`."
     assert lines[2:5] == [sha256, "Kernels are stored in float16.", ""]
     assert "- commit: 0123abc" in lines
+    first = "the weights it began with (`sa_unet_v2_drive`): 2 images (23, 24)."
+    assert any(line.endswith(first) for line in lines)
     call = next(line for line in lines if line.startswith("probability"))
     assert call.startswith('probability = segmenter.predict(image, scale="auto")  # (H')
     assert len(call) <= 88

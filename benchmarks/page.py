@@ -57,13 +57,11 @@ What the numbers say:
 - `Segmenter` takes OpenVINO where it is installed (`pip install '.[openvino]'`),
   else Keras.
   {default}
-- The stock build allocates much, so its time depends on how fast the system hands out
-  memory: SA-UNetv2 took 338, 220, 249, 206 and 331 ms in five runs (OpenVINO 96, 75,
-  78, 70 and 74), SA-UNet 125 and 172 in the last two (OpenVINO 59 and 65). The table is
-  of the last one, which has the highest ratios. Over all runs recorded, earlier code
-  and other machines included, OpenVINO was 2.5 to 4.5 times faster than stock for
-  SA-UNetv2 (median of six 3.1) and 2.0 to 2.7 times for SA-UNet (2.4). Alone in a
-  process, stock took, twice, 272 and 327 ms, 167 and 116.
+- The stock build's time depends on how fast the system hands out memory: SA-UNetv2 took
+  206 to 338 ms in five runs. The table is of the run with the highest ratios; over all
+  six that were recorded, earlier code and another machine included, OpenVINO was 2.5 to
+  4.5 times faster than stock for SA-UNetv2 (median 3.1), 2.0 to 2.7 times for SA-UNet
+  (2.4).
 - SA-UNet's normalisation is Keras's own at inference, so `predict` takes as long on our
   build as on stock's: on Keras `Segmenter` is faster by `predict_on_batch` alone.
 - Of SA-UNetv2's time on OpenVINO convolutions are three quarters in float32 (55 ms)
@@ -173,7 +171,10 @@ def default(rows):
             for engine in ("openvino", "keras")
         )
         parts.append("`{}`: {} and {} times".format(model, *ratios))
-    return f"Faster than the stock `predict`: {', '.join(parts)}."
+    return (
+        "Faster than the stock `predict`, in this run (OpenVINO, Keras; medians below):"
+        f"\n  {', '.join(parts)}."
+    )
 
 
 def _number(rows, key):

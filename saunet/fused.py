@@ -7,6 +7,8 @@ for these parts alone: its convolutions are slower than TensorFlow's. So the lay
 as they are everywhere else (JAX, float16, GPUs, where XLA compiles all by itself), and
 nothing but rounding differs. Nor is anything compiled at inference, where each size of
 a photograph would be compiled anew.
+
+What each part gained, and what was tried and left: docs/speed.md, "For maintainers".
 """
 
 import functools

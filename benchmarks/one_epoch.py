@@ -82,10 +82,13 @@ out; memory is the peak of the whole process, Python and TensorFlow included; lo
 the first batch's in training mode, dropout on, before and after. One epoch shows that a
 network trains, not how good it becomes: no column here ranks them by quality.
 
+The head of each file in `saunet/models` ([API](api/models.md)) links the paper and says
+what departs from it.
+
 Measured once, {date}, on {device}: keras {keras}, {backend}, commit {commit}.
 
-| key | parameters | GFLOPs | s/step | peak MiB | loss before | loss after |
-|---|---:|---:|---:|---:|---:|---:|
+| key | from | parameters | GFLOPs | s/step | peak MiB | loss before | loss after |
+|---|---|---:|---:|---:|---:|---:|---:|
 {rows}
 
 Rendered by `python benchmarks/one_epoch.py --table` from
@@ -98,8 +101,11 @@ def page():
     facts = runpy.run_path(FACTS)["FACTS"]  # by itself: needs no Keras
     with RESULTS.open(newline="") as file:
         measured = {row["model"]: row for row in csv.DictReader(file)}
+    for row in measured.values():  # "dirty" by that file, which grew
+        row["commit"] = row["commit"].removesuffix("-dirty")
     rows = [
-        f"| `{name}` | {facts[name].total:,} | {facts[name].gflops:,.3f} "
+        f"| `{name}` | {facts[name].paper} "
+        f"| {facts[name].total:,} | {facts[name].gflops:,.3f} "
         f"| {float(row['seconds_per_step']):.3f} | {int(row['peak_mib']):,} "
         f"| {float(row['loss_before']):.4f} | {float(row['loss_after']):.4f} |"
         for name in facts

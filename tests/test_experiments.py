@@ -749,6 +749,14 @@ def test_seeds_become_a_mean_and_a_deviation():
     assert "| 0.8282 | -0.0182 |" in page
 
 
+def test_the_page_says_so_while_no_row_is_by_the_authors_settings():
+    said = "No row is trained by them yet"
+    results = {("sa_unet_v2", "drive"): [record_like()]}
+    assert said in tables.results_page(results)
+    results["sa_unet_v2", "drive"].append(record_like() | {"recipe_name": "paper"})
+    assert said not in tables.results_page(results)
+
+
 def test_five_folds_become_a_mean_over_all_images():
     records = [record_like(fold=fold, f1=0.7 + fold / 100) for fold in range(5)]
     page = tables.results_page({("sa_unet_v2", "stare"): records})

@@ -159,8 +159,8 @@ def _unseen(recipe, started):
     if recipe == "best" or started:
         of_start = ", or that of the weights it began with," if started else ""
         return (
-            "Not trained on, nor used to choose an epoch or a threshold (but the "
-            f"recipe{of_start} was made after an earlier one's scores on them were "
-            "known)"
+            "The test part trained nothing and chose no epoch or threshold, but the "
+            f"recipe{of_start} was made when an earlier recipe's scores on it were "
+            "known; it is"
         )
     return "Never seen, neither for training nor for any choice"

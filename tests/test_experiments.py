@@ -570,8 +570,8 @@ def test_shipped_weights_say_what_they_began_with(toy, tmp_path):
     target = ship(record, row, folder, tmp_path / "weights")
     readme = (target / "README.md").read_text()
     assert "in the weights it began with: 2 images (01, 30)" in readme
-    assert "from sa_unet_v2_drive's weights. Not trained on, nor used" in readme
-    assert "or that of the weights it began with, was made after" in readme
+    assert "from sa_unet_v2_drive's weights. The test part trained nothing" in readme
+    assert "or that of the weights it began with, was made when" in readme
     assert seen_images(target) == ["01", "20", "21", "22", "30"]
 
 

@@ -21,6 +21,10 @@ import csv
 import json
 from pathlib import Path
 
+from saunet.quiet import load_framework
+
+load_framework()  # before the rooms below do it, aloud
+
 from saunet.data.images import write_bytes
 from saunet.data.lock import lock_folder
 from saunet.errors import InputError

@@ -56,7 +56,7 @@ def test_a_backend_that_will_not_do_is_one_line(
     assert (out, len(err.splitlines()), message in err) == ("", 1, True)
 
 
-@pytest.mark.parametrize("script", ["rows", "others", "maps"])
+@pytest.mark.parametrize("script", ["rows", "records", "others", "maps"])
 def test_experiments_import_in_silence_first(script):
     """The papers' scripts begin with `rows`."""
     path = Path(__file__).resolve().parents[1] / "experiments" / f"{script}.py"

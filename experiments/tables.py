@@ -82,7 +82,7 @@ def pages(results=None, root=ROOT):
 def load_results(folder=RESULTS):
     """Returns `{(paper, dataset): [record, ...]}` of all results files."""
     found = {}
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(Path(folder).glob("[!.]*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         assert path.stem == f"{content['paper']}_{content['dataset']}", path
         # As they were trained, but for folds, which may come in any order.

@@ -106,7 +106,7 @@ def is_run(folder):
             "`saunet predict` wrote"
         )
     run = runs.is_run(folder)
-    if run and any(folder.glob("*_prob.png")):
+    if run and any(folder.glob("[!.]*_prob.png")):
         raise InputError(
             f"{folder} holds a training run and vessel maps: expected one of the two; "
             "move the maps to a folder of their own"

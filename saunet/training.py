@@ -20,7 +20,6 @@ import csv
 import inspect
 import io
 import json
-import os
 import platform
 import sys
 import time
@@ -39,7 +38,7 @@ import numpy as np
 from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view, trained_diameter
-from saunet.data.images import writable_folder, write_bytes
+from saunet.data.images import replacing, writable_folder, write_bytes
 from saunet.data.pipeline import (
     common_size,
     fixed_batches,
@@ -840,15 +839,9 @@ class _RunFolder(keras.callbacks.Callback):
         arrays = {
             f"v{i}": np.array(v) for i, v in enumerate(_all_variables(self.model))
         }
-        part = self.folder / "state.npz.part"
-        try:
-            with part.open("wb") as file:
-                np.savez(file, history=json.dumps(self.history), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.folder / "state.npz")
-        finally:
-            part.unlink(missing_ok=True)
+        path = self.folder / "state.npz"
+        with replacing(path, sync=True) as beside, beside.open("wb") as file:
+            np.savez(file, history=json.dumps(self.history), **arrays)
 
 
 def environment(devices=1):
@@ -1028,9 +1021,8 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
 
 def check_new(folder):
     """Raises InputError where the folder of a new run holds something else."""
-    # A leftover .part is a run that was killed before it began.
-    left = {p for p in folder.glob("*") if p.suffix != ".part"}
-    if left - {folder / lock.NAME}:
+    # A hidden file may be of a run that was killed before it began.
+    if any(not path.name.startswith(".") for path in folder.glob("*")):
         raise InputError(f"{folder} is not empty: choose a new folder for the run")
 
 

@@ -4,11 +4,9 @@ A weights file is data: only its arrays are read, never a configuration, a pickl
 a class, and each array's shape is compared with the network's before it is read.
 """
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import re
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 
+from saunet.data.images import replacing, write_bytes
 from saunet.data.padding import checked_padding
 from saunet.data.runs import read_run, run_of
 from saunet.errors import InputError
@@ -104,13 +103,18 @@ def save_weights(model, path, *, file_format="keras"):
         )
     # HDF5's own pages besides the numbers; more than it takes.
     pages = 4096 * (len(model.layers) + len(model.weights))
-    with _replacing(path, 4 * model.count_params() + pages) as beside:
-        if file_format == "keras":
-            # A model around the same layers has no optimizer to be saved.
-            bare = keras.Model(model.inputs, model.outputs, name=model.name)
-            bare.save_weights(beside)
-        else:
-            _write_legacy(model, beside)
+    with replacing(path, sync=True) as beside:
+        # HDF5 brings Python down if the disk is full in the midst of a file.
+        beside.write_bytes(bytes(4 * model.count_params() + pages))
+        try:
+            if file_format == "keras":
+                # A model around the same layers has no optimizer to be saved.
+                bare = keras.Model(model.inputs, model.outputs, name=model.name)
+                bare.save_weights(beside)
+            else:
+                _write_legacy(model, beside)
+        except RuntimeError as error:  # of h5py, which raises it beside OSError
+            raise OSError(str(error)) from error
 
 
 def _match(model, file, path):
@@ -328,37 +332,6 @@ def _set_names(group, attribute, names):
         group.attrs[f"{attribute}{index}"] = names[start : start + some]
 
 
-@contextlib.contextmanager
-def _replacing(path, size=0):
-    """Yields a path beside `path`; renames it onto `path` if all went well.
-
-    Args:
-        path: `Path` of the file.
-        size: Integer, bytes for which there must be room.
-
-    Raises:
-        InputError: the folder is missing or unwritable, or the disk is full.
-    """
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        try:
-            # HDF5 brings Python down if the disk is full in the midst of a file.
-            beside.write_bytes(bytes(size))
-            yield beside
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # h5py raises both
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else " ".join(str(error).split())
-        raise InputError(
-            f"{path}: cannot be written ({reason}): give an existing, writable folder "
-            "with free space"
-        ) from error
-
-
 # ---------------------------------------------------------------- shipped weights
 
 # key -> the keys it must hold; `None` for a plain value. `preprocessing` may hold
@@ -559,8 +532,7 @@ def write_card(folder, card):
     _check_card(card, folder / CARD)
     text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
     for name, content in ((CARD, text + "\n"), (README, render_readme(card))):
-        with _replacing(folder / name) as beside:
-            beside.write_text(content, encoding="utf-8")
+        write_bytes(folder / name, content.encode(), sync=True)
 
 
 def sha256_of(path):

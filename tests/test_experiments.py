@@ -18,6 +18,7 @@ from scipy import stats
 
 from saunet import training
 from saunet.data.datasets import DATASETS
+from saunet.data.images import part_of
 from saunet.errors import InputError, RunError
 from saunet.evaluation import read_probability
 from saunet.models import FACTS, MODELS, build_model
@@ -356,7 +357,13 @@ def test_rows_are_added_and_none_is_lost(toy):
     assert [row["seed"] for row in rows] == [0, 1, 2]
     assert rows[0] == first
     assert rows[1]["history"] != first["history"]
-    assert not list(toy.path.parent.glob("*.part"))
+    assert not list(toy.path.parent.glob(".*"))
+
+
+def test_half_a_file_of_results_is_not_read(tmp_path):
+    """Of rows that are being added now."""
+    part_of(tmp_path / "rsan_drive.json").write_text('{"paper"')
+    assert tables.load_results(tmp_path) == {}
 
 
 def test_runs_that_end_together_keep_their_rows(toy):

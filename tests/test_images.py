@@ -19,7 +19,10 @@ from saunet.data.images import (
     read_mask,
     write_png,
 )
+from saunet.data.listing import find_images
+from saunet.data.pairing import find_predictions
 from saunet.errors import InputError
+from saunet.report import is_run
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (40, 50, 3), np.uint8)
@@ -277,6 +280,19 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, step):
         write_png(tmp_path / "a.png", 255 - PICTURE)
     assert (tmp_path / "a.png").read_bytes() == before
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_what_a_killed_process_left_is_no_picture(tmp_path):
+    """It ends like the whole file, as Keras wants it."""
+    write_png(tmp_path / "a_prob.png", PICTURE)
+    half = images.part_of(tmp_path / "b_prob.png")
+    half.write_bytes(b"\x89PNG")
+    assert half.name.endswith("b_prob.png")
+    assert find_images([tmp_path]) == ([tmp_path / "a_prob.png"], 1)
+    assert find_predictions(tmp_path) == [tmp_path / "a_prob.png"]
+    (tmp_path / "run.json").touch()
+    (tmp_path / "a_prob.png").unlink()
+    assert is_run(tmp_path)
 
 
 def test_names_of_pictures():

@@ -19,6 +19,7 @@ from keras import layers
 
 from saunet import training
 from saunet.data.field import field_of_view
+from saunet.data.images import part_of
 from saunet.errors import InputError, RunError
 from saunet.layers import DropBlock2D
 from saunet.models import build_model
@@ -264,7 +265,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     assert_same_run(tmp_path / "run", whole_run[0])
     for x, y in zip(model.get_weights(), whole_run[1].get_weights(), strict=True):
         np.testing.assert_array_equal(x, y)
-    assert not list((tmp_path / "run").glob("*.part"))
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_killed_run_in_float16_resumes_with_its_loss_scale(tmp_path, monkeypatch):
@@ -604,7 +605,7 @@ def test_a_full_disk_keeps_what_was_saved(part, tmp_path, monkeypatch, whole_run
         with pytest.raises(RunError, match=message):
             run(RECIPE, tmp_path / "run")
     assert len(kept) == 1
-    assert not list((tmp_path / "run").glob("*.part"))  # on the full disk
+    assert not list((tmp_path / "run").glob(".*"))  # on the full disk
     now = files_of(tmp_path / "run")
     assert now["state.npz"] == kept[0]["state.npz"]
     for name in ("last", "best"):
@@ -623,6 +624,12 @@ def test_a_folder_in_use_is_refused(whole_run, tmp_path):
     with pytest.raises(InputError, match="is not empty: choose a new folder"):
         run(RECIPE, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_what_a_killed_run_left_is_no_run(tmp_path):
+    part_of(tmp_path / "run.json").touch()
+    (tmp_path / ".lock").touch()
+    training.check_new(tmp_path)
 
 
 def test_resuming_by_another_recipe_or_data_is_refused(whole_run):

@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 
 from saunet import weights
+from saunet.data import images
 from saunet.errors import InputError
 from saunet.layers import CrossScaleSpatialAttention, DropBlock2D, SpatialAttention
 from saunet.models import build_model, list_models
@@ -402,7 +403,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr(images.os, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
         save_weights(small_model(), path, file_format="legacy")
     assert path.read_bytes() == b"old"

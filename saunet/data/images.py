@@ -4,6 +4,7 @@ import gzip
 import os
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -251,9 +252,17 @@ def write_png(path, array):
 
 
 def write_bytes(path, content, *, sync=False):
-    """Writes `content` to a file that is afterwards whole, or as it was before.
+    """Writes `content` to a file, as `replacing` does."""
+    with replacing(path, sync=sync) as beside:
+        beside.write_bytes(content)
 
-    With `sync` also after a loss of power, which takes as long as the disk does.
+
+@contextmanager
+def replacing(path, *, sync=False):
+    """Yields a path to write to, and renames it to `path` if all went well.
+
+    The file is afterwards whole, or as it was before; with `sync` also after a loss of
+    power, which takes as long as the disk does.
 
     Raises:
         InputError: the folder is missing or unwritable, or the disk is full.
@@ -262,7 +271,7 @@ def write_bytes(path, content, *, sync=False):
     beside = part_of(path)
     try:
         try:
-            beside.write_bytes(content)
+            yield beside
             if sync:
                 with beside.open("r+b") as file:
                     os.fsync(file.fileno())
@@ -270,9 +279,11 @@ def write_bytes(path, content, *, sync=False):
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
+        number = error.errno
+        reason = os.strerror(number) if number else " ".join(str(error).split())
         raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}): give an existing, "
-            "writable folder with free space"
+            f"{path}: cannot be written ({reason}): give an existing, writable folder "
+            "with free space"
         ) from error
 
 
@@ -292,8 +303,12 @@ def writable_folder(path, option="--out"):
 
 
 def part_of(path):
-    """Returns the file beside `path` that `write_bytes` writes first."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Returns the file beside `path` that is written first.
+
+    Hidden, so that nobody takes one that a killed process left for a result; it ends
+    like `path`, by which Keras knows the format.
+    """
+    return path.with_name(f".{os.getpid()}.{path.name}")
 
 
 def _decode(path, *, single=False):

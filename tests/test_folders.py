@@ -509,7 +509,9 @@ def test_many_photographs_need_no_more_memory_than_few(tmp_path):
 
     peak([tmp_path / "0"], "warm")
     few = peak([tmp_path / str(i) for i in range(3)], "few")
-    many = peak([tmp_path / str(i) for i in range(30)], "many")
+    every = [tmp_path / str(i) for i in range(30)]
+    # Twice: in one of them Python's own table of names may grow, by 8 MB at once.
+    many = min(peak(every, out) for out in ("many", "again"))
     assert many - few < 270 * 3000  # one kept picture or map would be 12 kB each
 
 

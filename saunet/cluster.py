@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from saunet.errors import InputError, RunError
+from saunet.errors import InputError, RunError, need
 from saunet.folders import plan_files, run_settings, segment_files
 from saunet.quiet import quiet_stderr
 
@@ -286,12 +286,10 @@ def _fit(nodes, cores):
 
 def _need_ray():
     """Imports Ray Data, whose own messages would hide the bar; `InputError` without."""
-    try:
-        import ray.data  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "a cluster needs Ray: pip install 'saunet[cluster]'"
-        ) from error
+    for package in ("ray", "pandas", "pyarrow"):  # Ray alone brings not all of these
+        need(package, "cluster", "a cluster")
+    import ray.data  # noqa: F401
+
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the other writes Ray's log
             handler.setLevel(logging.CRITICAL)

@@ -5,7 +5,7 @@ recipes and weights in it are those of the day it was printed.
 """
 
 from saunet.data.datasets import DATASETS
-from saunet.errors import InputError
+from saunet.errors import InputError, need
 from saunet.models import list_models
 from saunet.training import RECIPES
 from saunet.weights import list_pretrained
@@ -25,13 +25,9 @@ def completion_script(parser, shell):
     """
     if shell not in SHELLS:
         raise InputError(f"completion for {shell!r}: expected {', '.join(SHELLS)}")
-    try:
-        import shtab
-    except ImportError as error:
-        raise InputError(
-            "this needs the package shtab, which is not installed: "
-            "pip install 'saunet[completion]'"
-        ) from error
+    need("shtab", "completion")
+    import shtab
+
     names = {
         "--dataset": [*DATASETS, "folder", "synthetic"],
         "--model": list_models(),

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from saunet.data.padding import checked_padding
-from saunet.errors import InputError
-from saunet.export import FORMATS, need, to_onnx
+from saunet.errors import InputError, need
+from saunet.export import FORMATS, to_onnx
 from saunet.machine import count_cores
 from saunet.quiet import quiet_stderr
 

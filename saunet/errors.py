@@ -1,5 +1,7 @@
 """The errors that end in one line instead of a traceback."""
 
+from importlib.util import find_spec
+
 
 class InputError(ValueError):
     """Bad input: one line that says what came, what was expected, what to do.
@@ -15,3 +17,18 @@ class MissingPackageError(InputError):
 
 class RunError(RuntimeError):
     """A run that had to end early: one line that says why and what is kept."""
+
+
+def need(package, extra, what="this"):
+    """Raises `MissingPackageError` where an optional package is not installed.
+
+    Args:
+        package: its name in Python.
+        extra: the one of saunet that brings it.
+        what: what needs it, for the message.
+    """
+    if find_spec(package) is None:
+        raise MissingPackageError(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install 'saunet[{extra}]'"
+        )

@@ -12,7 +12,6 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -21,7 +20,7 @@ from keras import layers
 
 from saunet import __version__
 from saunet.data.images import write_bytes
-from saunet.errors import InputError, MissingPackageError
+from saunet.errors import InputError, need
 from saunet.layers import (
     AdaptiveChannelAttention,
     AlignedUpSampling2D,
@@ -43,15 +42,6 @@ from saunet.layers import (
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "saved_model": ""}
 OPSET = 18  # reductions take their axes as an input; ONNX Runtime 1.14 reads it
 TO_THE_END = np.iinfo(np.int64).max
-
-
-def need(package, extra):
-    """Raises `MissingPackageError` where an optional package is not installed."""
-    if find_spec(package) is None:
-        raise MissingPackageError(
-            f"this needs the package {package}, which is not installed: "
-            f"pip install 'saunet[{extra}]'"
-        )
 
 
 def export(model, path, file_format, *, properties=None, calibration=None):

@@ -33,7 +33,7 @@ from saunet.data.images import (
     writable_folder,
 )
 from saunet.data.pairing import list_results, pair_trees
-from saunet.errors import InputError
+from saunet.errors import InputError, need
 
 MIN_SEGMENT = 10  # pixels; a shorter segment's chord is mostly rounding
 PERCENTILES = (5, 25, 75, 95)
@@ -219,7 +219,7 @@ def measure_files(
             "another with --out"
         )
     scale = _checked_scale(micrometres_per_pixel)
-    _skan()
+    need("skan", "measures")
     roots = find_masks(inputs)
     fovs = {} if fov is None else _pair_fovs(roots, fov)
     writable_folder(out.parent)
@@ -326,7 +326,10 @@ def _measure_graph(skeleton):
             "tortuosity": None,
             "segments": 0,
         }
-    graph = _skan().Skeleton(skeleton, keep_images=False)
+    need("skan", "measures")
+    import skan  # and numba with it: two seconds that only measuring needs
+
+    graph = skan.Skeleton(skeleton, keep_images=False)
     # Neighbours in the image: skan's graph drops some edges to cut the small rings
     # at branch points, and would show ends where it cut. A pixel counts itself.
     near = ndimage.convolve(skeleton.view(np.uint8), NEIGHBOURS, mode="constant")
@@ -369,17 +372,6 @@ def _count_boxes(pixels, size):
     height, width = padded.shape
     boxes = padded.reshape(height // size, size, width // size, size)
     return int(boxes.any(axis=(1, 3)).sum())
-
-
-def _skan():
-    try:
-        import skan  # and numba with it: two seconds that only measuring needs
-    except ImportError as error:
-        raise InputError(
-            "this needs the package skan, which is not installed: "
-            "pip install 'saunet[measures]'"
-        ) from error
-    return skan
 
 
 def _binary(array, what):

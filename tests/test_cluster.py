@@ -302,7 +302,8 @@ def test_a_ray_that_crashed_is_not_waited_for(tmp_path, monkeypatch):
         assert cluster._reachable("auto") is None
 
 
-def test_without_ray_the_command_that_helps_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
+@pytest.mark.parametrize("package", ["ray", "pandas"])
+def test_without_ray_the_command_that_helps_is_named(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r"pip install 'saunet\[cluster\]'"):
         predict_on_cluster(green, [tmp_path], tmp_path / "out")

@@ -6,7 +6,7 @@ import pytest
 from helpers import fill_weights, generator
 from keras import layers
 
-from saunet import engines
+from saunet import engines, errors
 from saunet.engines import KerasEngine, OpenVINOEngine, check_engine, make_engine
 from saunet.errors import InputError, MissingPackageError
 from saunet.inference import Segmenter
@@ -190,8 +190,6 @@ def test_a_wrong_wish_is_one_line(engine, precision, message):
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_a_missing_package_is_named_with_its_command(monkeypatch, name):
-    from saunet import export
-
-    monkeypatch.setattr(export, "find_spec", lambda package: None)
+    monkeypatch.setattr(errors, "find_spec", lambda package: None)
     with pytest.raises(MissingPackageError, match=rf"pip install 'saunet\[{name}\]'"):
         check_engine(name)

@@ -5,7 +5,7 @@ import io
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
-from saunet.errors import InputError
+from saunet.errors import InputError, need
 
 
 def is_uri(path):
@@ -132,12 +132,9 @@ def as_path(path):
 def _connect(root, query):
     """Returns (file system, what its paths begin with); once a process."""
     shown = str(BucketFile(root))
-    try:
-        from pyarrow.fs import FileSystem
-    except ImportError as error:
-        raise InputError(
-            f"{shown}: buckets need pyarrow: pip install 'saunet[cluster]'"
-        ) from error
+    need("pyarrow", "cluster", f"{shown}: a bucket")
+    from pyarrow.fs import FileSystem
+
     try:
         store, path = FileSystem.from_uri(f"{root}?{query}" if query else root)
     except (OSError, ValueError) as error:

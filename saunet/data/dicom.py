@@ -6,7 +6,7 @@ Needs pydicom, the extra `dicom`.
 
 import numpy as np
 
-from saunet.errors import InputError
+from saunet.errors import InputError, need
 
 MAX_PIXELS = 179_000_000  # Pillow's own limit for pictures
 _MAGIC = b"DICM"  # after a preamble of 128 bytes
@@ -37,14 +37,10 @@ def read_dicom(file, path):
             or the file holds no picture, several frames, signed or too many pixels.
         Exception: of many kinds, for a damaged file.
     """
-    try:
-        import pydicom
-        from pydicom.pixels import apply_color_lut, pixel_array
-    except ImportError as error:
-        raise InputError(
-            f"{path}: is a DICOM file, and pydicom is not installed: pip install "
-            f"'saunet[dicom]'"
-        ) from error
+    need("pydicom", "dicom", f"{path}: a DICOM file")
+    import pydicom
+    from pydicom.pixels import apply_color_lut, pixel_array
+
     data = pydicom.dcmread(file)
     if "PixelData" not in data:
         raise InputError(f"{path}: a DICOM file without a picture, expected one")

@@ -269,7 +269,7 @@ def segment_files(
         stem, state, None, reason) for one that fails.
 
     Raises:
-        InputError: a result cannot be written.
+        InputError: the segmenter's engine cannot be made here, or a result not written.
     """
 
     def write(results, image, probability):
@@ -282,6 +282,8 @@ def segment_files(
         for kind, picture in pictures.items():
             write_png(results[kind], picture)
 
+    if photographs:
+        _ = segmenter.engine  # where it cannot be made, no photograph is at fault
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
         being_written = deque()
         for (path, place, state), reading in _ahead(reader, read_image, photographs):

@@ -235,6 +235,19 @@ def test_a_link_to_a_folder_is_not_followed(tree, tmp_path):
     assert result["written"] == PLACES
 
 
+def test_an_engine_that_cannot_be_made_is_no_photographs_fault(
+    tree, tmp_path, monkeypatch
+):
+    def refuse(*args, **options):
+        raise InputError("this processor has no such instructions")
+
+    monkeypatch.setattr(inference, "make_engine", refuse)
+    segmenter = Segmenter(None, name="mine", engine="keras", digest="1")
+    with pytest.raises(InputError, match=r"^this processor has no\b.*tions$"):
+        predict_files(segmenter, [tree], tmp_path / "out")
+    assert not rows(tmp_path / "out")
+
+
 def test_unreadable_files_are_listed_and_tried_again(tree, tmp_path):
     counting, out = Counting(), tmp_path / "out"
     broken = tree / "left" / "broken.png"

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from saunet.data.padding import checked_padding
-from saunet.errors import InputError, need
+from saunet.errors import InputError, MissingPackageError, need
 from saunet.export import FORMATS, to_onnx
 from saunet.machine import count_cores
 from saunet.quiet import quiet_stderr
@@ -78,22 +78,7 @@ def check_engine(engine, precision="float32"):
         )
     if engine != "keras":
         need(engine, engine)
-        need("onnx", engine)
-    if (engine, precision) == ("openvino", "bfloat16"):
-        _check_instructions()
     return engine
-
-
-def _check_instructions():
-    """Raises InputError where OpenVINO would compute in float32 without a word."""
-    import openvino
-
-    has = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if "BF16" not in has:
-        raise InputError(
-            "precision 'bfloat16' on the engine openvino: this processor has no such "
-            "instructions, and would compute in float32: leave it out"
-        )
 
 
 def open_exported(path, engine="auto", *, precision="float32", threads=None):
@@ -123,11 +108,13 @@ def open_exported(path, engine="auto", *, precision="float32", threads=None):
             return LiteRTEngine(path)
         if suffix == "":
             return SavedModelEngine(path)
-        if engine == "auto":
-            engine = "openvino" if find_spec("openvino") else "onnxruntime"
         if suffix == ".xml":
             engine = "openvino"
-        need(engine, engine)
+        elif engine == "auto":
+            engine = "openvino" if find_spec("openvino") else "onnxruntime"
+        elif engine == "keras":
+            raise InputError("engine 'keras': expected openvino or onnxruntime")
+        check_engine(engine, precision)
         return _graph_engine(engine, path, precision, threads)
     except InputError:
         raise
@@ -173,13 +160,6 @@ def read_metadata(path):
 
 def _graph_engine(name, graph, precision, threads):
     kinds = {"openvino": OpenVINOEngine, "onnxruntime": ONNXRuntimeEngine}
-    if precision not in PRECISIONS[name]:
-        raise InputError(
-            f"precision {precision!r} on the engine {name}: expected "
-            f"{' or '.join(PRECISIONS[name])}"
-        )
-    if name not in kinds:
-        raise InputError(f"engine {name!r}: expected {' or '.join(kinds)}")
     return kinds[name](graph, precision=precision, threads=threads)
 
 
@@ -238,10 +218,14 @@ class OpenVINOEngine:
     def __init__(self, graph, *, precision="float32", threads=None):
         import openvino
 
-        if precision == "bfloat16":
-            _check_instructions()
         self.precision = precision
         self._core = openvino.Core()
+        has = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bfloat16" and "BF16" not in has:
+            raise InputError(
+                "precision 'bfloat16' on the engine openvino: this processor has no "
+                "such instructions, and would compute in float32: leave it out"
+            )
         self._graph = self._core.read_model(graph)
         self._config = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -336,7 +320,11 @@ class SavedModelEngine:
     precision = "float32"
 
     def __init__(self, path):
-        need("tensorflow", "tensorflow")
+        if find_spec("tensorflow") is None:
+            raise MissingPackageError(
+                "a SavedModel needs the package tensorflow, which is not installed: "
+                "pip install tensorflow"
+            )
         import tensorflow as tf
 
         self._model = tf.saved_model.load(str(path))

@@ -1,5 +1,7 @@
 """Engines: the same map from each, whatever sizes come, and clear refusals."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -7,8 +9,15 @@ from helpers import fill_weights, generator
 from keras import layers
 
 from saunet import engines, errors
-from saunet.engines import KerasEngine, OpenVINOEngine, check_engine, make_engine
+from saunet.engines import (
+    KerasEngine,
+    OpenVINOEngine,
+    check_engine,
+    make_engine,
+    open_exported,
+)
 from saunet.errors import InputError, MissingPackageError
+from saunet.export import export
 from saunet.inference import Segmenter
 from saunet.layers import GroupNormalization
 from saunet.models import build_model
@@ -114,7 +123,7 @@ def has_bfloat16():
 
 
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="openvino is not installed")
-def test_openvino_does_not_pass_off_float32_as_bfloat16(v2, monkeypatch):
+def test_openvino_does_not_pass_off_float32_as_bfloat16(v2, tmp_path, monkeypatch):
     import openvino
 
     def only_avx2(core, device, name):
@@ -122,13 +131,17 @@ def test_openvino_does_not_pass_off_float32_as_bfloat16(v2, monkeypatch):
         return ["FP32", "INT8"]
 
     monkeypatch.setattr(openvino.Core, "get_property", only_avx2)
+    export(v2, tmp_path / "v2.onnx", "onnx")
+    # What computes may be another machine, of a cluster.
+    segmenter = Segmenter(v2, engine="openvino", precision="bfloat16")
     for asked in (
-        lambda: check_engine("auto", "bfloat16"),
-        lambda: OpenVINOEngine(b"", precision="bfloat16"),
+        lambda: segmenter.engine,
+        lambda: make_engine(v2, "openvino", precision="bfloat16"),
+        lambda: open_exported(tmp_path / "v2.onnx", precision="bfloat16"),
     ):
         with pytest.raises(InputError, match="this processor has no such instructions"):
             asked()
-    assert check_engine("openvino", "float32") == "openvino"
+    assert make_engine(v2, "openvino").precision == "float32"
 
 
 def test_keras_computes_a_copy_in_bfloat16(v2):
@@ -193,3 +206,37 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, name):
     monkeypatch.setattr(errors, "find_spec", lambda package: None)
     with pytest.raises(MissingPackageError, match=rf"pip install 'saunet\[{name}\]'"):
         check_engine(name)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "engine", "precision", "message"),
+    [
+        (".onnx", "torch", "float32", "^engine 'torch': expected auto, keras, openvin"),
+        (".onnx", "keras", "float32", "^engine 'keras': expected openvino or onnxrun"),
+        (".onnx", "auto", "int4", "^precision 'int4': expected bfloat16 or float32"),
+        (".onnx", "onnxruntime", "bfloat16", "on the engine onnxruntime: expected fl"),
+        (".xml", "auto", "int4", "^precision 'int4': expected bfloat16 or float32"),
+    ],
+)
+def test_a_wrong_wish_for_a_file_is_one_line(
+    tmp_path, suffix, engine, precision, message
+):
+    path = tmp_path / f"net{suffix}"
+    path.touch()
+    with pytest.raises(InputError, match=message):
+        open_exported(path, engine, precision=precision)
+
+
+def test_a_saved_model_without_tensorflow_names_a_package_that_there_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engines, "find_spec", lambda package: None)
+    with pytest.raises(MissingPackageError, match=r"pip install tensorflow$"):
+        open_exported(tmp_path)
+
+
+def test_what_openvino_wrote_needs_no_other_package(v2, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    export(v2, tmp_path / "v2.xml", "openvino")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert open_exported(tmp_path / "v2.xml").name == "openvino"

@@ -28,7 +28,7 @@ load_framework()  # before the rooms below do it, aloud
 from saunet.data.images import write_bytes
 from saunet.data.lock import lock_folder
 from saunet.errors import InputError
-from saunet.evaluation import REGIONS, evaluate, mean_scores, to_json
+from saunet.evaluation import check_labelled, summarise_all, to_json
 from saunet.training import stored_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -50,14 +50,16 @@ def score_maps(maps, samples):
     Returns:
         The four protocols' scores, and the images' ones of each region.
     """
+    check_labelled(samples)
+
+    def items():
+        for values, sample in zip(maps, samples, strict=True):
+            yield sample.name, values, sample.vessels, sample.fov
+
     scores, per_image = [], {}
-    for region in REGIONS:
-        pooled = evaluate(
-            maps, samples, region=region, pooling="pooled", threshold=THRESHOLD
-        )
-        rows = pooled.pop("per_image")
-        scores += [pooled, pooled | {"pooling": "mean"} | mean_scores(rows)]
-        per_image[region] = rows
+    for (region, _), result in summarise_all(items, threshold=THRESHOLD).items():
+        per_image[region] = result.pop("per_image")
+        scores.append(result)
     # Through JSON, where what is undefined is null.
     return json.loads(to_json(scores)), json.loads(to_json(per_image))
 

@@ -189,7 +189,7 @@ def summarise(items, *, region, pooling, threshold=0.5):
         total = sum(counts[1:], counts[0]), sum(skeletons[1:], skeletons[0])
         scores = _scores(*total, *areas)
     else:
-        scores = mean_scores(rows)
+        scores = _mean_scores(rows)
     return {
         "region": region,
         "pooling": pooling,
@@ -200,7 +200,31 @@ def summarise(items, *, region, pooling, threshold=0.5):
     }
 
 
-def mean_scores(rows):
+def summarise_all(items, *, regions=REGIONS, threshold=0.5):
+    """Scores maps by all protocols, at hardly the price of the pooled ones.
+
+    Args:
+        items: function that returns those of `summarise`, called for each region.
+        regions: which of them.
+        threshold: as in `summarise`.
+
+    Returns:
+        `{(region, pooling): result}`, each result as of `summarise`.
+
+    Raises:
+        InputError: as `summarise`.
+    """
+    results = {}
+    for region in regions:
+        pooled = summarise(
+            items(), region=region, pooling="pooled", threshold=threshold
+        )
+        mean = {"pooling": "mean", **_mean_scores(pooled["per_image"])}
+        results |= {(region, "pooled"): pooled, (region, "mean"): {**pooled, **mean}}
+    return results
+
+
+def _mean_scores(rows):
     """Returns the mean of each score over the rows of images, NaN if one is."""
     return {key: math.fsum(row[key] for row in rows) / len(rows) for key in SCORES}
 

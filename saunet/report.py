@@ -40,10 +40,9 @@ from saunet.errors import InputError
 from saunet.evaluation import (
     check_labelled,
     check_protocol,
-    mean_scores,
     read_map,
     read_probability,
-    summarise,
+    summarise_all,
 )
 from saunet.metrics import calibration, count_levels, pr_curve, roc_curve
 
@@ -360,7 +359,14 @@ def _results(cases, region, pooling, threshold):
     """Returns the sections about the images, scored where their truth is known."""
     if cases[0].vessels is None:
         return _unscored(cases, threshold)
-    scored = _all_protocols(cases, threshold)
+
+    def items():
+        for case in cases:
+            fov = case.fov() if case.fov else None
+            yield case.name, case.probability(), case.vessels(), fov
+
+    regions = REGIONS if all(case.fov for case in cases) else ("frame",)
+    scored = summarise_all(items, regions=regions, threshold=threshold)
     chosen = scored[region, pooling]
     rows = {row["name"]: row for row in chosen["per_image"]}
     anchors = {case.name: f"image-{i}" for i, case in enumerate(cases, 1)}
@@ -415,22 +421,6 @@ def _unscored(cases, threshold):
         ),
         page.section("The images", f'<div class="others">{figures}</div>'),
     ]
-
-
-def _all_protocols(cases, threshold):
-    """Returns `{(region, pooling): result}` of all that the masks allow."""
-    regions = ["fov"] if all(case.fov for case in cases) else []
-    scored = {}
-    for region in [*regions, "frame"]:
-        items = (
-            (c.name, c.probability(), c.vessels(), c.fov() if c.fov else None)
-            for c in cases
-        )
-        pooled = summarise(items, region=region, pooling="pooled", threshold=threshold)
-        mean = mean_scores(pooled["per_image"])
-        scored[region, "pooled"] = pooled
-        scored[region, "mean"] = {**pooled, "pooling": "mean", **mean}
-    return scored
 
 
 def _headline(result):

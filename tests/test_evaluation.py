@@ -23,6 +23,7 @@ from saunet.evaluation import (
     read_probability,
     score_folders,
     summarise,
+    summarise_all,
     to_json,
 )
 from saunet.metrics import METRICS, Counts, pr_auc, roc_auc
@@ -198,6 +199,16 @@ def test_evaluate_is_summarise_on_samples():
     maps = (item[1] for item in ITEMS)
     result = evaluate(maps, samples, region="fov", pooling="pooled")
     assert result == summarise(ITEMS, region="fov", pooling="pooled")
+
+
+def test_all_protocols_are_each_of_the_four():
+    results = summarise_all(lambda: ITEMS, threshold=0.3)
+    assert list(results) == [(r, p) for r in REGIONS for p in ("pooled", "mean")]
+    for (region, pooling), result in results.items():
+        alone = summarise(ITEMS, region=region, pooling=pooling, threshold=0.3)
+        assert list(result) == list(alone)
+        assert result == alone
+    assert list(summarise_all(lambda: ITEMS, regions=["frame"])) == list(results)[2:]
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, float])

@@ -24,9 +24,9 @@ import numpy as np
 
 from saunet.data.datasets import NO_TEST_LABELS
 from saunet.data.images import (
-    is_coloured,
     read_fov,
     read_gray,
+    read_gray_map,
     read_label,
     sides,
 )
@@ -252,14 +252,7 @@ def read_probability(path):
         InputError: as `read_gray`, or a mask of zeros and ones, which as probabilities
             would be next to none.
     """
-    gray = read_gray(path)
-    if gray.max() == 1:
-        full = np.iinfo(gray.dtype).max
-        raise InputError(
-            f"{path}: holds only 0 and 1, of {full}: expected probabilities at full "
-            f"scale; multiply by {full}"
-        )
-    return gray.astype(np.float32) / np.float32(np.iinfo(gray.dtype).max)
+    return _shares(read_gray(path), path)
 
 
 def read_map(path):
@@ -268,12 +261,18 @@ def read_map(path):
     Raises:
         InputError: as `read_probability`, or a colour picture.
     """
-    if is_coloured(path):
+    return _shares(read_gray_map(path), path)
+
+
+def _shares(gray, path):
+    """Returns a picture's brightness as shares of full scale."""
+    if gray.max() == 1:
+        full = np.iinfo(gray.dtype).max
         raise InputError(
-            f"{path}: a colour picture, expected a grey probability map: run "
-            "`saunet predict` on the photographs first"
+            f"{path}: holds only 0 and 1, of {full}: expected probabilities at full "
+            f"scale; multiply by {full}"
         )
-    return read_probability(path)
+    return gray.astype(np.float32) / np.float32(np.iinfo(gray.dtype).max)
 
 
 def check_labelled(samples):

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from saunet import evaluation
-from saunet.data import pairing
+from saunet.data import images, pairing
 from saunet.data.datasets import Sample, load_dataset
 from saunet.data.folder import check_folder
 from saunet.data.images import write_png
@@ -280,6 +281,19 @@ def score(folder, region="fov", **options):
         *(folder / "maps", folder / "truth", fov),
         **{"region": region, "pooling": "pooled", **options},
     )
+
+
+def test_a_file_is_decoded_once(folders, monkeypatch):
+    decoded, decode = Counter(), images._decode
+
+    def counted(path, **options):
+        decoded[path.relative_to(folders)] += 1
+        return decode(path, **options)
+
+    monkeypatch.setattr(images, "_decode", counted)
+    score(folders)
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 3 * len(ITEMS)
 
 
 @pytest.mark.parametrize("region", REGIONS)

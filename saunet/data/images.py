@@ -97,10 +97,25 @@ def read_gray(path):
         InputError: as `read_image`, but any size is taken; or the file holds several
             pictures: of a photograph the first is it, of labels each may be one.
     """
+    return _gray(_decode(path, single=True), path)
+
+
+def read_gray_map(path):
+    """As `read_gray`, of a method's result: no photograph in its place.
+
+    Raises:
+        InputError: as `read_gray`, or a pixel's colours differ by more than JPEG's
+            eight of 255.
+    """
     image = _decode(path, single=True)
-    if image.mode[0] == "I":
-        return _deep(image, path)
-    return np.array(_to_8_bit(image, path).convert("L"))
+    if image.mode[0] not in "1LI":
+        pixels = np.array(_to_8_bit(image, path).convert("RGB"), np.int16)
+        if np.ptp(pixels, axis=2).max() > 8:
+            raise InputError(
+                f"{path}: a colour picture, expected a grey probability map: run "
+                "`saunet predict` on the photographs first"
+            )
+    return _gray(image, path)
 
 
 def read_mask(path):
@@ -120,8 +135,8 @@ def read_mask(path):
 
 def read_label(path):
     """Reads a truth, and refuses the photograph that lies beside it."""
-    gray = read_gray(path)
-    coloured = _coloured(path)
+    image = _decode(path, single=True)
+    gray, coloured = _gray(image, path), _coloured(image, path)
     if coloured > 0.01:
         raise InputError(
             f"{path}: {coloured:.0%} of what is not black is coloured, expected a "
@@ -147,7 +162,7 @@ def read_label(path):
             f"{path}: its brightest pixel is {gray.max()} of {full}, expected a label: "
             "white vessels on black"
         )
-    if not vessels.any() and _is_transparent(_decode(path)):
+    if not vessels.any() and _is_transparent(image):
         raise InputError(
             f"{path}: all black once its transparent pixels are: expected a label: "
             "white vessels on black"
@@ -192,15 +207,6 @@ def _share_between(gray):
     return np.mean((gray > full // 8) & (gray < full - full // 8))
 
 
-def is_coloured(path):
-    """Returns whether a pixel's colours differ by more than JPEG's eight of 255."""
-    image = _decode(path)
-    if image.mode[0] in "1LI":
-        return False
-    pixels = np.array(_to_8_bit(image, path).convert("RGB"), np.int16)
-    return bool(np.ptp(pixels, axis=2).max() > 8)
-
-
 def _is_transparent(image):
     """Returns whether any pixel is; a picture with an alpha channel may have none."""
     if not image.has_transparency_data:
@@ -208,9 +214,8 @@ def _is_transparent(image):
     return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
-def _coloured(path):
+def _coloured(image, path):
     """Returns which share of a picture's pixels that are not black has a colour."""
-    image = _decode(path)
     if image.mode[0] in "1LI":
         return 0.0
     pixels = np.array(_to_8_bit(image, path).convert("RGB"))
@@ -412,6 +417,13 @@ def _to_8_bit(image, path):
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _gray(image, path):
+    """Returns a picture's brightness, 16 bits kept where it has them."""
+    if image.mode[0] == "I":
+        return _deep(image, path)
+    return np.array(_to_8_bit(image, path).convert("L"))
 
 
 def _deep(image, path):

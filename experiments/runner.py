@@ -6,7 +6,6 @@ scored; of any other, the last one. The threshold is 0.5.
 """
 
 import argparse
-import csv
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
@@ -36,6 +35,7 @@ from saunet.inference import Segmenter
 from saunet.models import FACTS, build_model
 from saunet.profiling import count_flops, count_parameters
 from saunet.training import changed_fields, check_new, train
+from saunet.viz import read_log
 from saunet.weights import load_weights, run_weights
 
 
@@ -241,7 +241,7 @@ def _run_job(paper, row, name, seed, args, samples, tests):
     path = _results_path(paper, row, args)
     folder = Path(args.runs) / row.run_name(name, seed)
     stored = _stored(path, paper, row, name, seed)
-    if stored and not (args.ship and folder.exists()):
+    if stored and not args.ship:
         print(f"already in {path}")
         return stored
     resume = args.resume and (folder / "run.json").exists()
@@ -264,6 +264,8 @@ def record_of(row, name, seed, folder, tests, views):
     model = segmenter.model
     maps = [segmenter.predict(sample.image, views=views) for sample in tests]
     scores, per_image = score_maps(maps, tests)
+    log = read_log(folder / "log.csv")
+    losses = [name for name in ("loss", "val_loss") if name in log]
     return {
         "row": row.key,
         "title": row.title,
@@ -276,7 +278,7 @@ def record_of(row, name, seed, folder, tests, views):
         "weights": weights,
         **run,
         "engine": f"{segmenter.engine.name} {version(segmenter.engine.name)}",
-        "history": _history(folder / "log.csv"),
+        "history": {n: [round(v, 5) for v in log[n]] for n in losses},
         "scores": scores,
         "per_image": per_image,
     }
@@ -287,10 +289,3 @@ def make_segmenter(row, name, weights):
     model = build_model(row.paper.model, **row.network_kwargs(name))
     load_weights(model, weights)
     return Segmenter(model, threshold=THRESHOLD, padding=row.padding(name))
-
-
-def _history(path):
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = [n for n in ("loss", "val_loss") if n in rows[0]]
-    return {n: [round(float(row[n]), 5) for row in rows] for n in names}

@@ -13,7 +13,6 @@ import importlib
 import itertools
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from bootstrap import holm, paired_bootstrap
@@ -62,27 +61,27 @@ def main(argv=None):
     return status if args.check else 0
 
 
-def pages(results=None, root=ROOT):
+def pages(results=None):
     """Returns `{path: text}` of all pages and curves that are rendered."""
     results = load_results() if results is None else results
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    found = {root / "README.md": replace_block(readme, readme_block(results))}
-    found[root / "docs/results.md"] = results_page(results)
-    training = (root / "docs/train.md").read_text(encoding="utf-8")
-    found[root / "docs/train.md"] = replace_block(training, adapted_block(results))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = {ROOT / "README.md": replace_block(readme, readme_block(results))}
+    found[ROOT / "docs/results.md"] = results_page(results)
+    training = (ROOT / "docs/train.md").read_text(encoding="utf-8")
+    found[ROOT / "docs/train.md"] = replace_block(training, adapted_block(results))
     for (paper, dataset), records in results.items():
         if paper in PAPERS and (histories := _histories(paper, dataset, records)):
-            found[root / f"docs/curves_{paper}_{dataset}.svg"] = curves(histories)
+            found[ROOT / f"docs/curves_{paper}_{dataset}.svg"] = curves(histories)
     for dataset in DATASETS:
         if methods := _shipped_methods(results, dataset):
-            found[root / f"docs/images_{dataset}.svg"] = image_chart(methods)
+            found[ROOT / f"docs/images_{dataset}.svg"] = image_chart(methods)
     return found
 
 
-def load_results(folder=RESULTS):
+def load_results():
     """Returns `{(paper, dataset): [record, ...]}` of all results files."""
     found = {}
-    for path in sorted(Path(folder).glob("[!.]*.json")):
+    for path in sorted(RESULTS.glob("[!.]*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         assert path.stem == f"{content['paper']}_{content['dataset']}", path
         # As they were trained, but for folds, which may come in any order.
@@ -397,7 +396,8 @@ def _paper_table(paper, dataset, rows, records, humans):
         title = f"{row.title} (`{_row_name(row)}`)"
         for (recipe, views, *_), group in (_by_recipe(ran) or {("", 1): []}).items():
             what = recipe + with_views(views) or "not trained"
-            what += "".join(f", `{d}`" for d in departures(row, *group[:1]))
+            changed = departures(row, group[0]) if group else []
+            what += "".join(f", `{d}`" for d in changed)
             seeds = ", ".join(str(r["seed"]) for r in group)
             cells = _compared(group, protocol, entry)
             lines.append([title, what, seeds, *costs, *cells, entry.get("source", "")])
@@ -422,13 +422,11 @@ def _row_name(row):
     return label({"row": row.key, "fold": row.fold})
 
 
-def departures(row, record=None):
+def departures(row, record):
     """Returns `field=value` of each field in which a run's recipe is not the row's.
 
     A recipe that was improved leaves runs behind that had the former one.
     """
-    if not record:
-        return []
     recipe = row.recipe(record["recipe_name"], record["seed"])
     changed = changed_fields(record["recipe"], recipe)
     parts = [f"{name}={then}" for name, (then, _) in changed.items()]

@@ -169,18 +169,16 @@ def compare_engines(
     ]
 
 
-def matrix_products(size=4096):
+def matrix_products():
     """Returns what shows a machine's float32 arithmetic: the fastest of these does.
 
     NumPy's product alone does not: on a processor newer than its library, the
     backend's was twice as fast.
 
-    Args:
-        size: Integer, side of the square matrices.
-
     Returns:
         Functions by name, without arguments, and the operations of each.
     """
+    size = 4096  # of a side
     matrix = np.random.default_rng(0).random((size, size), np.float32)
     tensor = ops.convert_to_tensor(matrix)
     return {

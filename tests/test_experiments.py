@@ -360,10 +360,11 @@ def test_rows_are_added_and_none_is_lost(toy):
     assert not list(toy.path.parent.glob(".*"))
 
 
-def test_half_a_file_of_results_is_not_read(tmp_path):
+def test_half_a_file_of_results_is_not_read(tmp_path, monkeypatch):
     """Of rows that are being added now."""
     part_of(tmp_path / "rsan_drive.json").write_text('{"paper"')
-    assert tables.load_results(tmp_path) == {}
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.load_results() == {}
 
 
 def test_runs_that_end_together_keep_their_rows(toy):

@@ -155,6 +155,8 @@ def maps_page(
     try:
         paths = find_predictions(folder)
     except InputError as error:
+        if error.__cause__:  # something that may not be read, instead of nothing
+            raise
         raise InputError(
             f"{folder}: holds neither a training run (run.json) nor vessel maps "
             "(<stem>_prob.png): give a folder that `saunet train` or `saunet predict` "

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 
@@ -741,6 +742,19 @@ def test_the_weights_of_a_run_score_as_evaluate_scores_them(
 
 
 # ---------------------------------------------------------------- bad input
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(folders, monkeypatch):
+    scandir = os.scandir
+
+    def refused(path):
+        if os.fspath(path) == str(folders / "maps"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InputError, match="maps: may not be read"):
+        report.maps_page(folders / "maps")
 
 
 def case_no_folder(root, run):

@@ -23,9 +23,9 @@ BACKGROUND = (0, 0, 0)
 OUTSIDE = (56, 56, 56)
 
 LEGEND = {
-    "vessel found": TRUE_POSITIVE,
-    "not a vessel": FALSE_POSITIVE,
-    "vessel missed": FALSE_NEGATIVE,
+    "vessel found (TP)": TRUE_POSITIVE,
+    "false vessel (FP)": FALSE_POSITIVE,
+    "missed vessel (FN)": FALSE_NEGATIVE,
 }
 
 

@@ -66,9 +66,9 @@ def test_error_map_colours_each_outcome():
     found, invented, missed, nothing, outside = viz.error_map(prediction, truth, fov)[
         0
     ].tolist()
-    assert tuple(found) == viz.TRUE_POSITIVE == viz.LEGEND["vessel found"]
-    assert tuple(invented) == viz.FALSE_POSITIVE == viz.LEGEND["not a vessel"]
-    assert tuple(missed) == viz.FALSE_NEGATIVE == viz.LEGEND["vessel missed"]
+    assert tuple(found) == viz.TRUE_POSITIVE == viz.LEGEND["vessel found (TP)"]
+    assert tuple(invented) == viz.FALSE_POSITIVE == viz.LEGEND["false vessel (FP)"]
+    assert tuple(missed) == viz.FALSE_NEGATIVE == viz.LEGEND["missed vessel (FN)"]
     assert tuple(nothing) == viz.BACKGROUND
     assert tuple(outside) == viz.OUTSIDE
 

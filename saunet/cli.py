@@ -264,9 +264,9 @@ def convert(args):
     from saunet.weights import save_weights
 
     model = network_of(load_segmenter(args.weights, args.model))
-    save_weights(model, args.out, file_format=args.format)
-    line = f"{args.out} written, {args.format} format"
-    _print_done(args, {"written": args.out, "format": args.format}, line)
+    file_format = save_weights(model, args.out, file_format=args.format)
+    line = f"{args.out} written, {file_format} format"
+    _print_done(args, {"written": args.out, "format": file_format}, line)
 
 
 def export(args):
@@ -739,8 +739,8 @@ def _parser():
     sub.add_argument(
         "--format",
         choices=("keras", "legacy"),
-        default="keras",
-        help="Keras 3's .weights.h5 (keras, default) or Keras 2's .h5 (legacy)",
+        help="Keras 3's .weights.h5 (keras) or Keras 2's .h5 (legacy); default: as "
+        "--out ends",
     )
     _output_options(sub)
 

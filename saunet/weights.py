@@ -75,7 +75,7 @@ def load_weights(model, path):
         variable.assign(value)
 
 
-def save_weights(model, path, *, file_format="keras"):
+def save_weights(model, path, *, file_format=None):
     """Writes the weights of a model beside `path`, then renames: all or nothing.
 
     Args:
@@ -83,18 +83,24 @@ def save_weights(model, path, *, file_format="keras"):
         path: Path that ends in `.weights.h5` for "keras", in another `.h5` for
             "legacy".
         file_format: "keras" for Keras 3, or "legacy" for a Keras 2 weights-only file
-            that `load_weights` of TensorFlow 2.12 reads by order.
+            that `load_weights` of TensorFlow 2.12 reads by order; as the path ends
+            by default.
+
+    Returns:
+        The format.
 
     Raises:
         InputError: unknown format, a suffix that would make Keras read the file as
             the other format, or the folder is missing or unwritable, or the disk full.
     """
     path = Path(path)
+    keras_3 = path.name.endswith(".weights.h5")
+    if file_format is None:
+        file_format = "keras" if keras_3 else "legacy"
     if file_format not in ("keras", "legacy"):
         raise InputError(
             f"unknown weights format {file_format!r}: give 'keras' or 'legacy'"
         )
-    keras_3 = path.name.endswith(".weights.h5")
     if keras_3 != (file_format == "keras") or path.suffix != ".h5":
         expected = "'.weights.h5'" if file_format == "keras" else "'.h5' alone"
         raise InputError(
@@ -115,6 +121,7 @@ def save_weights(model, path, *, file_format="keras"):
                 _write_legacy(model, beside)
         except RuntimeError as error:  # of h5py, which raises it beside OSError
             raise OSError(str(error)) from error
+    return file_format
 
 
 def _match(model, file, path):

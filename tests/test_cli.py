@@ -307,12 +307,16 @@ def test_demo_leaves_pictures_and_a_protocol(capsys, monkeypatch, tmp_path, h5):
 def test_convert_there_and_back(capsys, tmp_path, h5):
     legacy, keras3 = tmp_path / "a.h5", tmp_path / "a.weights.h5"
     for source, target, form in ((h5, legacy, "legacy"), (legacy, keras3, "keras")):
-        status, _, err = run(
-            capsys,
-            *("convert", "--weights", source, "--model", "sa_unet_v2"),
-            *("--out", target, "--format", form),
-        )
+        words = ("convert", "--weights", source, "--model", "sa_unet_v2")
+        status, out, err = run(capsys, *words, "--out", target)
         assert (status, err) == (0, "")
+        assert out == f"{target} written, {form} format\n"
+        before = target.read_bytes()
+        assert run(capsys, *words, "--out", target, "--format", form)[0] == 0
+        assert target.read_bytes() == before
+    status, _, err = run(capsys, *words, "--out", target, "--format", "legacy")
+    assert status == 2
+    assert "does not fit the legacy format" in err
     first, last = build_model("sa_unet_v2"), build_model("sa_unet_v2")
     weights.load_weights(first, h5)
     weights.load_weights(last, keras3)

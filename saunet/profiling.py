@@ -109,7 +109,7 @@ def count_flops(model, input_shape=(592, 592, 3)):
             raise InputError(
                 f"`input_shape` {tuple(input_shape)} does not fit layer "
                 f"{operation.name!r} of {model.name!r}, which gets {shape}: use H and "
-                "W that are multiples of 16"
+                "W that are multiples of 16, which every network takes"
             )
         shapes[id(operation.output)] = out
         total += _operation_flops(operation, inputs, out)

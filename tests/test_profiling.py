@@ -120,7 +120,7 @@ def test_an_unknown_layer_or_activation_is_an_error_not_a_zero():
         ("592", "is not three positive integers"),
         ((64, 64, 1), r"does not fit the input \(None, None, 3\)"),
         ((100, 100, 3), "use H and W that are multiples of 16"),
-        ((4, 4, 3), "use H and W that are multiples of 16"),
+        ((4, 4, 3), "multiples of 16, which every network takes"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(shape, message):

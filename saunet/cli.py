@@ -17,7 +17,7 @@ from pathlib import Path
 
 from saunet import __version__
 from saunet.errors import InputError, RunError
-from saunet.quiet import load_framework
+from saunet.quiet import load_framework, track
 
 SYNTHETIC_SEEDS = {"train": range(8), "test": range(100, 103)}
 DEMO_WEIGHTS = "sa_unet_v2_drive"
@@ -295,8 +295,6 @@ def export(args):
 def evaluate(args):
     """Score weights on a dataset's images."""
     load_framework()
-    from rich.progress import track
-
     from saunet import evaluation
     from saunet.inference import load_segmenter
 
@@ -311,9 +309,7 @@ def evaluate(args):
     segmenter.check_options(**options)
     samples = _samples(args, args.split)
     _refuse_seen(args.weights, args, samples)
-    shown = track(
-        samples, "segmenting", console=_stderr(), disable=not _show_progress(args)
-    )
+    shown = track(samples, "segmenting", _show_progress(args))
     given = args.threshold is not None
     result = evaluation.evaluate(
         (segmenter.predict(sample.image, **options) for sample in shown),
@@ -533,8 +529,8 @@ def _parser():
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def verb(function):
-        line = _first_line(function)
         about = inspect.getdoc(function)
+        line = about.partition("\n")[0]
         sub = verbs.add_parser(function.__name__, help=line, description=about)
         sub.set_defaults(verb=function, quiet=False)
         return sub
@@ -1062,18 +1058,8 @@ def _data_dir(args):
 # Printing.
 
 
-def _first_line(function):
-    return (function.__doc__ or "").strip().partition("\n")[0]
-
-
 def _show_progress(args):
     return sys.stderr.isatty() and not args.quiet
-
-
-def _stderr():
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def _print_json(facts):

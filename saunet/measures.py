@@ -19,8 +19,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
@@ -34,6 +32,7 @@ from saunet.data.images import (
 )
 from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError, need
+from saunet.quiet import track
 
 MIN_SEGMENT = 10  # pixels; a shorter segment's chord is mostly rounding
 PERCENTILES = (5, 25, 75, 95)
@@ -230,13 +229,8 @@ def measure_files(
     try:
         table = part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         with table:
-            for file, row, reason in track(
-                measured,
-                "measuring",
-                total=len(masks),
-                console=Console(stderr=True),
-                disable=not progress,
-            ):
+            shown = track(measured, "measuring", progress, total=len(masks))
+            for file, row, reason in shown:
                 if row is None:
                     skipped[file] = reason
                     continue

@@ -22,8 +22,6 @@ import time
 
 import numpy as np
 from keras import layers, ops
-from rich.console import Console
-from rich.progress import track
 
 from saunet.engines import PRECISIONS, make_engine
 from saunet.errors import InputError
@@ -43,6 +41,7 @@ from saunet.layers import (
     SpatialAttention,
     VesselProbability,
 )
+from saunet.quiet import track
 
 PAUSE = 0.05  # seconds between timed calls
 
@@ -201,14 +200,9 @@ def time_in_turns(functions, runs=7, *, warm_up=3, progress=False):
         progress: Bool; show a bar on stderr.
     """
     seconds = {key: [] for key in functions}
-    turns = track(
-        range(warm_up + runs),
-        "timing in turns",
-        console=Console(stderr=True),
-        auto_refresh=False,  # a thread that draws would be timed, too
-        disable=not progress,
-    )
-    for turn in turns:
+    turns = range(warm_up + runs)
+    # A thread that draws would be timed, too.
+    for turn in track(turns, "timing in turns", progress, auto_refresh=False):
         for key, function in functions.items():
             time.sleep(PAUSE)
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Keeps what C++ libraries say to themselves off stderr."""
+"""What stderr gets: bars for who looks on, and no talk of C++ libraries."""
 
 import os
 import sys
@@ -33,6 +33,21 @@ def load_framework():
         raise MissingPackageError(
             f"backend {wanted!r} of KERAS_BACKEND is not installed: pip install {extra}"
         ) from error
+
+
+def track(items, what, shown, **options):
+    """Yields the items while a bar on stderr shows how far it is, if it is `shown`.
+
+    Args:
+        items: iterable.
+        what: str beside the bar.
+        shown: bool.
+        **options: of `rich.progress.track`.
+    """
+    from rich import console, progress
+
+    stderr = console.Console(stderr=True)
+    return progress.track(items, what, console=stderr, disable=not shown, **options)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from saunet.evaluation import (
     summarise_all,
 )
 from saunet.metrics import calibration, count_levels, pr_curve, roc_curve
+from saunet.quiet import track
 
 SCORES = {
     "f1": "F1",
@@ -335,11 +336,7 @@ def _other_threshold(paths, threshold):
 
 
 def _segment(segmenter, samples, progress):
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    shown = track(samples, "segmenting", console=console, disable=not progress)
+    shown = track(samples, "segmenting", progress)
     maps = [segmenter.predict(sample.image) for sample in shown]
 
     def case(sample, probability):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saunet import cli
-from saunet.quiet import quiet_stderr
+from saunet.quiet import quiet_stderr, track
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,14 @@ def test_a_backend_that_will_not_do_is_one_line(
     assert cli.main(["models"]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines()), message in err) == ("", 1, True)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_bar_is_on_stderr_if_at_all(capsys, shown):
+    assert list(track("abc", "spelling", shown)) == ["a", "b", "c"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("spelling" in err) == shown
 
 
 @pytest.mark.parametrize("script", ["rows", "records", "others", "maps"])

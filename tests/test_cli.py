@@ -439,7 +439,11 @@ def test_synthetic_parts_share_no_image(monkeypatch):
 @pytest.mark.parametrize(
     ("named", "options", "remedy"),
     [
-        ("sa_unet_v2_stare_fold0", (), "trained on 4 of these 4 images (im0255, im0"),
+        (
+            "sa_unet_v2_stare_fold0",
+            (),
+            "trained or chosen on 4 of these 4 images (im0255, im0",
+        ),
         ("sa_unet_v2_stare_fold0", (), "add --fold 0, which they never saw, or say so"),
         ("sa_unet_v2_stare_fold0", ("--fold", 0), None),
         ("sa_unet_v2_stare_fold0", ("--split", "train"), None),

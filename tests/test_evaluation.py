@@ -436,6 +436,11 @@ def test_files_of_one_image_find_each_other(first, second):
     assert pair_files([Path(first)], others) == {Path(first): Path(second)}
 
 
+def test_two_observers_are_of_one_image():
+    first, second = Path("01_manual1.gif"), Path("01_manual2.gif")
+    assert pair_files([second], [first]) == {second: first}
+
+
 def test_pairs_by_the_same_name_come_first():
     paths = [Path("01_dr.png"), Path("01_h.png"), Path("01_h_b.png")]
     others = [path.with_suffix(".tif") for path in paths]

@@ -145,7 +145,7 @@ TRAIN = ("train", "--dataset", "synthetic", "--out", "r")
             "v.onnx written, onnx format; at most 2e-06 from Keras on a drawn "
             "photograph\n",
         ),
-        (TRAIN, 0, "r/last.weights.h5 written\n"),
+        (TRAIN, 0, "r/last.weights.h5: use it by --weights r\n"),
     ],
 )
 def test_quiet_says_nothing_but_errors(capsys, finished, argv, status, line):

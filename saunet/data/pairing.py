@@ -260,9 +260,12 @@ def _number(stem):
 
 
 def _differ_by_number(stem, other):
-    """Returns whether names of one pattern differ in a number after the first."""
+    """Returns whether names of one pattern differ in a number after the first.
+
+    A number by itself, such as a year: manual1 and manual2 are two observers.
+    """
     rests = [FIRST_NUMBER.sub("", name, count=1) for name in (stem, other)]
-    patterns = {re.sub(r"\d+", "#", rest) for rest in rests}
+    patterns = {re.sub(r"\b\d+\b", "#", rest.replace("_", "-")) for rest in rests}
     return rests[0] != rests[1] and len(patterns) == 1
 
 

@@ -127,6 +127,7 @@ def card_of(folder, record, row, digest):
             "dataset": dataset.title,
             "split": split,
             "images": record["images"],
+            **({"validation": held_out} if held_out else {}),
             **({"start_images": started} if started else {}),
             "never_seen": unseen,
         },

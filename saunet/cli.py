@@ -320,13 +320,14 @@ def evaluate(args):
     )
     special = {name: v for name, v in options.items() if v not in (None, 1)}
     if args.precision != "float32":
-        special["precision"] = args.precision
+        special["computed_in"] = args.precision
     if args.padding:
         special["padding"] = args.padding
     if args.region == "fov" and any(s.fov_source == "estimated" for s in samples):
         special["fov"] = "estimated"
     title = f"{segmenter.name} on {_dataset_title(args)}"
-    title += "".join(f", {name} {value}" for name, value in special.items())
+    used = {name.replace("_", " "): value for name, value in special.items()}
+    title += "".join(f", {name} {value}" for name, value in used.items())
     _print_scores({**special, **result}, title, args.json)
 
 
@@ -1001,13 +1002,13 @@ def _refuse_seen(weights, args, samples):
     pixels.
     """
     from saunet.data.datasets import DATASETS
-    from saunet.weights import seen_pixels, sha256_of_pixels
+    from saunet.weights import sha256_of_pixels
 
     if args.split != "test":
         return
     folds, remedy = getattr(DATASETS.get(args.dataset), "folds", None), ""
     if args.dataset == "folder":
-        seen = seen_pixels(weights)
+        seen = _seen_images(weights)
         known = [s.name for s in samples if sha256_of_pixels(s.image) in seen]
     elif folds:
         seen = _seen_images(weights)
@@ -1025,13 +1026,13 @@ def _refuse_seen(weights, args, samples):
 
 
 def _seen_images(weights):
-    """Returns the names of the images that weights, also exported, were trained on."""
+    """Returns what weights, also exported, have seen: names, and digests of pixels."""
     from saunet.engines import read_metadata
-    from saunet.weights import seen_images
+    from saunet.weights import seen_images, seen_pixels
 
     if Path(weights).suffix.lower() == ".onnx":
         return (read_metadata(weights) or {}).get("seen") or []
-    return seen_images(weights)
+    return [*seen_images(weights), *sorted(seen_pixels(weights))]
 
 
 def _dataset_title(args):

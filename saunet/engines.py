@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from saunet.data.field import is_diameter
 from saunet.data.padding import checked_padding
 from saunet.errors import InputError, MissingPackageError, need
 from saunet.export import FORMATS, to_onnx
@@ -142,11 +143,11 @@ def read_metadata(path):
     try:
         about = json.loads(notes[METADATA])
         checked_padding(about["padding"])
-        diameter = np.array(about.get("fov_diameter") or 1)
+        diameter = about.get("fov_diameter")
         sound = (
             all(isinstance(about[key], str) for key in ("name", "model"))
             and 0 <= about["threshold"] < 1
-            and ((diameter > 0) & (diameter < np.inf)).all()
+            and (diameter is None or is_diameter(diameter))
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False

@@ -27,7 +27,11 @@ def need(package, extra, what="this"):
         extra: the one of saunet that brings it.
         what: what needs it, for the message.
     """
-    if find_spec(package) is None:
+    try:
+        found = find_spec(package)
+    except ModuleNotFoundError:  # not even the package that it is a part of
+        found = None
+    if found is None:
         raise MissingPackageError(
             f"{what} needs the package {package}, which is not installed: "
             f"pip install 'saunet[{extra}]'"

@@ -476,7 +476,7 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None, seen=())
         file_format: "onnx", "openvino", "litert" or "saved_model".
         calibration: paths of photographs and of folders of them; given these, an
             ONNX file computes its convolutions in 8-bit integers.
-        seen: names of the images that the weights were trained on.
+        seen: names of the images that the weights have seen, and digests of pixels.
 
     Returns:
         The largest difference from Keras on a drawn photograph, in [0, 1], or `None`

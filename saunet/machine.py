@@ -60,7 +60,8 @@ def bfloat16_is_faster():
     import keras  # seconds, which counting cores need not wait for
 
     if not keras.distribution.list_devices()[0].startswith("cpu"):
-        return float(query_gpu("compute_cap") or 8) >= 8
+        generation = (query_gpu("compute_cap") or "").partition(".")[0]
+        return not generation.isdecimal() or int(generation) >= 8
     steps = {policy: _step(policy) for policy in ("float32", "mixed_bfloat16")}
     seconds = {policy: [] for policy in steps}
     for _ in range(ROUNDS):  # in turns

@@ -191,7 +191,7 @@ def measure_files(
     """Measures the masks in files and folders, and writes a CSV of one row each.
 
     A file that cannot be read or measured is skipped, unless all are. Until the last
-    is measured the rows are in `<out>.part`, where they stay if the run is killed.
+    is measured the rows are in `<out>.<process>.part`, where they stay if it is killed.
 
     Args:
         inputs: as of `find_masks`.
@@ -225,7 +225,7 @@ def measure_files(
     masks = [(path, fovs.get(path)) for path in roots]
     measured = _in_processes(partial(_measure_file, scale), masks, workers)
     rows, skipped = [], {}
-    part = out.with_name(out.name + ".part")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
         table = part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         with table:
@@ -287,6 +287,11 @@ def _in_processes(function, jobs, workers):
     except BrokenProcessPool as error:
         raise InputError(
             "a process ended while it measured, most likely for want of memory: "
+            "measure with fewer --workers"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{workers} processes cannot be started ({error.strerror or error}): "
             "measure with fewer --workers"
         ) from error
     finally:

@@ -16,23 +16,29 @@ def load_framework():
     Raises:
         InputError: the backend is none that `saunet` computes on, or is not installed.
     """
-    wanted = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    if wanted not in ("tensorflow", "jax"):
-        raise InputError(
-            f"backend {wanted!r}: saunet computes on tensorflow or jax: set "
-            "KERAS_BACKEND to one, or leave it out"
-        )
     try:
         with quiet_stderr():
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            import keras  # noqa: F401
+            import keras
     except ModuleNotFoundError as error:
-        if error.name != wanted:
+        cures = {
+            "tensorflow": "pip install tensorflow",
+            "jax": "pip install 'saunet[jax]'",
+            "torch": "set KERAS_BACKEND to tensorflow or jax",
+        }
+        if error.name not in cures:
             raise
-        extra = "'saunet[jax]'" if wanted == "jax" else wanted
         raise MissingPackageError(
-            f"backend {wanted!r} of KERAS_BACKEND is not installed: pip install {extra}"
+            f"keras would compute on {error.name}, which is not installed: "
+            f"{cures[error.name]}"
         ) from error
+    except ValueError as error:  # a backend that Keras does not know
+        raise InputError(f"{error}: set KERAS_BACKEND to tensorflow or jax") from error
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        raise InputError(
+            f"keras would compute on {keras.backend.backend()}, saunet does on "
+            "tensorflow or jax: set KERAS_BACKEND to one of these"
+        )
 
 
 def track(items, what, shown, **options):

@@ -492,10 +492,11 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
 
 def _out_of_memory(error):
     """Whether an error of Python or a backend says so; each has a class of its own."""
-    return isinstance(error, MemoryError) or any(
-        word in f"{type(error).__name__} {error}"
-        for word in ("ResourceExhausted", "RESOURCE_EXHAUSTED")
-    )
+    if isinstance(error, MemoryError):
+        return True
+    said = f"{type(error).__name__} {error}"
+    of_disk = "No space left" in said  # which TensorFlow counts among the same
+    return not of_disk and ("ResourceExhausted" in said or "RESOURCE_EXHAUSTED" in said)
 
 
 def _check_sizes(recipe, samples):
@@ -1007,6 +1008,8 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
                     "with the same data, or choose another folder"
                 )
         held.enter_context(lock.lock_folder(folder))
+        for left in folder.glob(".[0-9]*.*"):  # half a file of a run that was killed
+            left.unlink()
         return
     if resume:
         raise InputError(f"{folder} holds no run to resume: leave out --resume")

@@ -14,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 
+from saunet.data.field import is_diameter
 from saunet.data.images import replacing, write_bytes
 from saunet.data.padding import checked_padding
 from saunet.data.runs import read_run, run_of
@@ -342,7 +343,8 @@ def _set_names(group, attribute, names):
 # ---------------------------------------------------------------- shipped weights
 
 # key -> the keys it must hold; `None` for a plain value. `preprocessing` may hold
-# `fov_diameter` too: of the field of view in the training images, pixels. `storage`
+# `fov_diameter` too: of the field of view in the training images, pixels, or the
+# smallest and the largest. `data` may hold `validation` and `start_images`. `storage`
 # may say how the weights are stored, `training.commit` by what code they were trained.
 CARD_KEYS = {
     "name": None,
@@ -570,7 +572,7 @@ def _check_card(card, path):
     share = isinstance(value, float) and 0 < value < 1
     check(share, "threshold.value", value, "a number between 0 and 1")
     diameter = card["preprocessing"].get("fov_diameter", 1)
-    pixels = isinstance(diameter, int | float) and 0 < diameter < math.inf
+    pixels = is_diameter(diameter)
     check(pixels, "preprocessing.fov_diameter", diameter, "pixels")
     try:
         checked_padding(card["preprocessing"]["padding"])
@@ -602,6 +604,8 @@ def render_readme(card):
     commit = training.get("commit")
     shape = "a square whose side is" if padding["square"] else "sides that are each"
     diameter = card["preprocessing"].get("fov_diameter")
+    if isinstance(diameter, list):
+        diameter = " to ".join(map(str, diameter))
     before = ""
     if first := data.get("start_images"):
         recipe = training["recipe"]

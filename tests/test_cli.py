@@ -263,6 +263,17 @@ def test_evaluate_sees_what_it_says(capsys, monkeypatch, options, used):
     assert not (set(printed) & {"views", "scale", "tile"}) - set(used)
 
 
+def test_evaluate_says_that_it_computed_in_bfloat16(capsys, monkeypatch, h5):
+    monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
+    argv = ("evaluate", "--weights", h5, "--model", "sa_unet_v2", "--engine", "keras")
+    argv += ("--dataset", "synthetic", "--precision", "bfloat16")
+    title = run(capsys, *argv)[1].splitlines()[0]
+    assert title.endswith("on synthetic, test, computed in bfloat16")
+    printed = json.loads(run(capsys, *argv, "--json")[1])
+    assert printed["computed_in"] == "bfloat16"
+    assert printed["precision"] is None or printed["precision"] <= 1  # the metric
+
+
 def test_evaluate_names_the_padding_of_a_bare_file(capsys, monkeypatch, h5):
     monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
     argv = ("evaluate", "--weights", h5, "--model", "sa_unet_v2")

@@ -439,6 +439,8 @@ def test_files_of_one_image_find_each_other(first, second):
 def test_two_observers_are_of_one_image():
     first, second = Path("01_manual1.gif"), Path("01_manual2.gif")
     assert pair_files([second], [first]) == {second: first}
+    first, second = Path("1_02_a.gif"), Path("01_2_b.gif")
+    assert pair_files([second], [first]) == {second: first}
 
 
 def test_pairs_by_the_same_name_come_first():
@@ -459,6 +461,7 @@ def test_pairs_by_the_same_name_come_first():
         (["1_OD.png"], ["1_OS.png", "1_os_b.png"], "of the other eye"),
         (["a.png"], ["ab.png"], "a.png has no partner"),
         (["p1_2019.png"], ["p1_2020.png"], "but p1_2020.png, .* by another number"),
+        (["p1-2019.png"], ["p1-2020-label.png"], "or by another number"),
     ],
 )
 def test_doubtful_pairs_are_refused(paths, others, message):

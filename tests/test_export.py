@@ -308,7 +308,10 @@ NOTE = {
         json.dumps({**NOTE, "threshold": 2}),
         json.dumps({**NOTE, "padding": 3}),
         json.dumps({**NOTE, "padding": {**NOTE["padding"], "multiple": 0}}),
-        json.dumps({**NOTE, "fov_diameter": -546}),
+        *(
+            json.dumps({**NOTE, "fov_diameter": value})
+            for value in (-546, 0, [], [540], [1600, 540], True)
+        ),
     ],
 )
 def test_a_note_that_makes_no_sense_is_one_line(tmp_path, note):

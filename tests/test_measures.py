@@ -599,7 +599,7 @@ def test_a_bar_shows_how_far_it_is(capsys, monkeypatch, folder):
     assert run(capsys, *words, "--quiet") == (0, "", "")
 
 
-def test_processes_side_by_side_measure_the_same(folder):
+def test_processes_side_by_side_measure_the_same(monkeypatch, folder):
     masks = (CROSS, WYE, thick(CROSS), thick(WYE))
     for number in range(3, 53):
         save(folder / "maps" / f"{number:02}_test_mask.png", masks[number % 4])
@@ -607,24 +607,42 @@ def test_processes_side_by_side_measure_the_same(folder):
     inputs, alone, together = [folder / "maps"], folder / "a.csv", folder / "b.csv"
     expected = measure_files(inputs, alone)
     assert len(expected["images"]) == 51
-    assert measure_files(inputs, together, workers=2) == expected
+    starts, real = [], measures.ProcessPoolExecutor
+    monkeypatch.setattr(
+        measures,
+        "ProcessPoolExecutor",
+        lambda workers, *args, **options: (
+            starts.append(workers) or real(workers, *args, **options)
+        ),
+    )
+    assert measure_files(inputs, together, workers=8) == expected
+    assert starts == [2]  # one for 25 masks
     assert together.read_bytes() == alone.read_bytes()
 
 
-def test_a_process_that_dies_is_one_line(monkeypatch, folder):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (measures.BrokenProcessPool("abruptly"), "want of memory: measure with fewer"),
+        (OSError(errno.EAGAIN, "Try again"), r"2 processes cannot .* \(Try again\)"),
+    ],
+)
+def test_a_process_that_dies_is_one_line(monkeypatch, folder, error, message):
     def die(*args):
-        raise measures.BrokenProcessPool("terminated abruptly")
+        raise error
 
     for number in range(3, 53):
         save(folder / "maps" / f"{number:02}_test_mask.png", WYE)
     monkeypatch.setattr(measures.ProcessPoolExecutor, "map", die)
-    with pytest.raises(InputError, match="want of memory: measure with fewer"):
+    with pytest.raises(InputError, match=message):
         measure_files([folder / "maps"], folder / "m.csv", workers=2)
 
 
 def test_a_run_that_is_killed_leaves_the_rows_it_has(monkeypatch, folder):
+    part = folder / f"m.csv.{os.getpid()}.part"
+
     def second_time(*args, **options):
-        if (folder / "m.csv.part").stat().st_size:
+        if part.stat().st_size:
             raise KeyboardInterrupt
         return measure_vessels(*args, **options)
 
@@ -632,13 +650,13 @@ def test_a_run_that_is_killed_leaves_the_rows_it_has(monkeypatch, folder):
     monkeypatch.setattr(measures, "measure_vessels", second_time)
     with pytest.raises(KeyboardInterrupt):
         measure_files([folder / "maps"], folder / "m.csv")
-    (row,) = read_rows(folder / "m.csv.part")
+    (row,) = read_rows(part)
     assert row["file"] == str(folder / "maps" / "01_test_mask.png")
     assert (folder / "m.csv").read_text() == "old"
     monkeypatch.undo()
     measure_files([folder / "maps"], folder / "m.csv")
     assert len(read_rows(folder / "m.csv")) == 2
-    assert not (folder / "m.csv.part").exists()
+    assert not part.exists()
 
 
 def test_a_full_disk_is_one_line(capsys, monkeypatch, folder):

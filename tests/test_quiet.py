@@ -5,6 +5,7 @@ import builtins
 import os
 from pathlib import Path
 
+import keras
 import pytest
 
 from saunet import cli
@@ -31,29 +32,32 @@ def test_only_who_asks_hears_it(monkeypatch, capfd, level, heard):
 
 
 @pytest.mark.parametrize(
-    ("backend", "missing", "message"),
+    ("error", "message"),
     [
-        ("torch", "", "backend 'torch': saunet computes on tensorflow or jax"),
-        ("jax", "jax", "not installed: pip install 'saunet[jax]'"),
-        ("tensorflow", "tensorflow", "not installed: pip install tensorflow"),
+        (ModuleNotFoundError(name="jax"), "not installed: pip install 'saunet[jax]'"),
+        (ModuleNotFoundError(name="torch"), "set KERAS_BACKEND to tensorflow or jax"),
+        (ValueError("Unable to import backend : x"), "backend : x: set KERAS_BACKEND"),
     ],
 )
-def test_a_backend_that_will_not_do_is_one_line(
-    monkeypatch, capsys, backend, missing, message
-):
-    """As Keras fails where it is first imported."""
+def test_a_backend_that_is_not_there_is_one_line(monkeypatch, capsys, error, message):
+    """Asked for by KERAS_BACKEND or in Keras's own file: as importing it fails."""
 
     def failing(name, *args, **kwargs):
-        if name == "keras" and missing:
-            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+        if name == "keras":
+            raise error
         return real(name, *args, **kwargs)
 
     real = builtins.__import__
-    monkeypatch.setenv("KERAS_BACKEND", backend)
     monkeypatch.setattr(builtins, "__import__", failing)
     assert cli.main(["models"]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines()), message in err) == ("", 1, True)
+
+
+def test_a_backend_that_saunet_does_not_compute_on_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    assert cli.main(["models"]) == 2
+    assert "keras would compute on torch, saunet does on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shown", [True, False])

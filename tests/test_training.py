@@ -456,6 +456,21 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in message
 
 
+def test_a_full_disk_is_not_too_little_memory():
+    said = RuntimeError("RESOURCE_EXHAUSTED: log; No space left on device")
+    assert not training._out_of_memory(said)
+    assert training._out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: 12 GiB"))
+
+
+def test_half_a_file_of_a_killed_run_goes(tmp_path):
+    recipe = replace(PLAIN, epochs=2)
+    run(recipe, tmp_path / "run")
+    half = tmp_path / "run" / ".123.state.npz"
+    half.write_bytes(b"PK")
+    run(recipe, tmp_path / "run", resume=True)
+    assert not half.exists()
+
+
 def test_a_training_says_what_it_computes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "_device", lambda devices: f"{devices} H200")
     train(PLAIN, SAMPLES, tmp_path / "run")

@@ -665,6 +665,7 @@ def change(card, dotted, value=None):
         ("model", ["a"], r"`model` is \['a'\], expected the name of a network"),
         ("model_kwargs", [1], r"`model_kwargs` is \[1\], expected an object"),
         ("preprocessing.fov_diameter", float("inf"), "is inf, expected pixels"),
+        ("preprocessing.fov_diameter", [900, 500], r"\[900, 500\], expected pixels"),
         ("preprocessing.padding.placement", "top", r"card\.json: padding .*'top'"),
         ("preprocessing.padding.multiple", 0, r"card\.json: padding .*multiple"),
         ("preprocessing.padding.multiple", "16", r"card\.json: padding .*multiple"),

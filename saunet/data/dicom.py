@@ -37,7 +37,7 @@ def read_dicom(file, path):
             or the file holds no picture, several frames, signed or too many pixels.
         Exception: of many kinds, for a damaged file.
     """
-    need("pydicom", "dicom", f"{path}: a DICOM file")
+    need("pydicom.pixels", "dicom", f"{path}: a DICOM file")
     import pydicom
     from pydicom.pixels import apply_color_lut, pixel_array
 

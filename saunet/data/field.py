@@ -45,14 +45,24 @@ def trained_diameter(diameters):
     """Returns what to keep of the diameters of the training images' fields of view.
 
     Their median; of several cameras the smallest and the largest, as a list, without a
-    twentieth at each end, for a field may be found wrong.
+    twentieth at each end, and at least one of three or more, which may be found wrong.
     """
-    median = round(float(np.median(diameters)))
-    ends = [
-        round(float(end)) for end in np.percentile(diameters, [5, 95], method="nearest")
-    ]
+    ordered = sorted(diameters)
+    cut = max(1, round(len(ordered) / 20)) if len(ordered) > 2 else 0
+    median = round(float(np.median(ordered)))
+    ends = [round(float(ordered[place])) for place in (cut, -1 - cut)]
     one = all(1 / TOLERATED <= end / median <= TOLERATED for end in ends)
     return median if one else ends
+
+
+def is_diameter(value):
+    """Returns whether a record's value may be one of `trained_diameter`."""
+    values = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(map(_is_length, values)) and values == sorted(values)
+
+
+def _is_length(value):
+    return type(value) in (int, float) and 0 < value < np.inf
 
 
 def scale_factor(diameter, trained):

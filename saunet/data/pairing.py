@@ -93,8 +93,8 @@ def pair_files(paths, others):
     In this order: the same name (`a.png`, `a.gif`); one name beginning with the other
     (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
     first number (`01_test.png`, `01_manual1.gif` are both 1), unless they are of
-    different eyes (`1_left.png`, `1_right.png`) or differ in a later number alone
-    (`p1_2019.png`, `p1_2020.png`). A trailing `_prob` or `_mask` on the
+    different eyes (`1_left.png`, `1_right.png`) or have different second numbers, set
+    apart (`p1_2019.png`, `p1_2020_label.png`). A trailing `_prob` or `_mask` on the
     first side does not count.
 
     Args:
@@ -260,13 +260,13 @@ def _number(stem):
 
 
 def _differ_by_number(stem, other):
-    """Returns whether names of one pattern differ in a number after the first.
+    """Returns whether both names have a second number, and not the same one.
 
     A number by itself, such as a year: manual1 and manual2 are two observers.
     """
     rests = [FIRST_NUMBER.sub("", name, count=1) for name in (stem, other)]
-    patterns = {re.sub(r"\b\d+\b", "#", rest.replace("_", "-")) for rest in rests}
-    return rests[0] != rests[1] and len(patterns) == 1
+    found = [re.search(r"\b\d+\b", rest.replace("_", "-")) for rest in rests]
+    return all(found) and len({int(number.group()) for number in found}) == 2
 
 
 def _eye(path):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from saunet.data.field import is_diameter
 from saunet.errors import InputError
 
 NAME = "run.json"
@@ -19,7 +20,6 @@ KINDS = {
     "commit": TEXT,
     "date": TEXT,
     "hours": (int, float),
-    "fov_diameter": (int, float, list),
     "seen_sha256": (list,),
 }
 RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
@@ -48,6 +48,8 @@ def read_run(folder):
         run = json.loads(path.read_text(encoding="utf-8"))
         recipe = run["recipe"]
         wrong = [*_wrong(run, KINDS), *_wrong(recipe, RECIPE_KINDS)]
+        if not is_diameter(run.get("fov_diameter", 1)):
+            wrong.append(f"fov_diameter={run['fov_diameter']!r}")
         known = "model" in recipe
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         wrong, known = [], False

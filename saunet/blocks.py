@@ -4,7 +4,13 @@ import keras
 from keras import layers
 
 from saunet.errors import InputError
-from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization, SiLU
+from saunet.layers import (
+    BatchNormalization,
+    DropBlock2D,
+    GroupNormalization,
+    ReLU,
+    SiLU,
+)
 
 
 def image_input(input_shape, *, poolings):
@@ -35,14 +41,14 @@ def image_input(input_shape, *, poolings):
 def conv_relu(x, filters, *, name):
     """U-Net's unit: convolution 3x3, ReLU."""
     x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)
 
 
 def conv_drop_relu(x, filters, *, rate, block_size, name):
     """SD-Unet's unit: convolution 3x3, DropBlock, ReLU."""
     x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
     x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)
 
 
 def conv_drop_bn_relu(x, filters, *, rate, block_size, name):
@@ -50,7 +56,7 @@ def conv_drop_bn_relu(x, filters, *, rate, block_size, name):
     x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
     x = DropBlock2D(rate, block_size, name=f"{name}_drop")(x)
     x = BatchNormalization(name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)
 
 
 def conv_drop_gn_silu(x, filters, *, rate, block_size, name):
@@ -78,7 +84,7 @@ def conv_bn_relu(x, filters, kernel_size=3, *, name, use_bias=True, dilation_rat
         name=f"{name}_conv",
     )(x)
     x = BatchNormalization(name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)
 
 
 def coarse_fine(x, filters, *, conv, wide_conv, name):

@@ -36,6 +36,7 @@ from saunet.layers import (
     DropBlock2D,
     GroupNormalization,
     RecurrentConv2D,
+    ReLU,
     SharedResidualBlock,
     SiLU,
     SpatialAttention,
@@ -395,6 +396,7 @@ def _vessel_probability(layer, inputs, out):
 FLOPS = {
     layers.Activation: _nothing,
     layers.ReLU: _nothing,
+    ReLU: _nothing,
     SiLU: _nothing,
     layers.Concatenate: _nothing,
     layers.Dropout: _nothing,

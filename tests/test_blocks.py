@@ -6,16 +6,22 @@ from keras import layers
 
 from saunet import blocks
 from saunet.errors import InputError
-from saunet.layers import BatchNormalization, DropBlock2D, GroupNormalization, SiLU
+from saunet.layers import (
+    BatchNormalization,
+    DropBlock2D,
+    GroupNormalization,
+    ReLU,
+    SiLU,
+)
 
 DROP = {"rate": 0.1, "block_size": 3}
 # unit -> its options, its layers in order, its parameters beside the convolution
 UNITS = {
-    "conv_relu": ({}, [layers.Conv2D, layers.ReLU], 0),
-    "conv_drop_relu": (DROP, [layers.Conv2D, DropBlock2D, layers.ReLU], 0),
+    "conv_relu": ({}, [layers.Conv2D, ReLU], 0),
+    "conv_drop_relu": (DROP, [layers.Conv2D, DropBlock2D, ReLU], 0),
     "conv_drop_bn_relu": (
         DROP,
-        [layers.Conv2D, DropBlock2D, BatchNormalization, layers.ReLU],
+        [layers.Conv2D, DropBlock2D, BatchNormalization, ReLU],
         4 * 16,
     ),
     "conv_drop_gn_silu": (

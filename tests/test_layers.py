@@ -18,6 +18,7 @@ from saunet.layers import (
     CrossScaleSpatialAttention,
     DropBlock2D,
     GroupNormalization,
+    ReLU,
     SiLU,
     SpatialAttention,
 )
@@ -34,6 +35,7 @@ LAYERS = {
     "CrossScaleSpatialAttention": ({"kernel_size": 5}, [8, 6]),
     "DropBlock2D": ({"rate": 0.3, "block_size": 3, "seed": 7}, [8]),
     "GroupNormalization": ({"groups": 4, "epsilon": 1e-2}, [8]),
+    "ReLU": ({}, [8]),
     "RecurrentConv2D": ({"filters": 8, "steps": 3}, [8]),
     "SharedResidualBlock": ({"rate": 0.3, "seed": 7}, [8]),
     "SiLU": ({}, [8]),
@@ -226,7 +228,7 @@ def test_layer_equals_the_oracle_given_the_same_draw(shape, block_size, rate):
 
 
 @pytest.mark.parametrize(
-    ("channels", "bits"), [(1, 1), (3, 3), (8, 8), (48, 16), (12, 12), (17, 1), (34, 2)]
+    ("channels", "bits"), [(1, 1), (3, 1), (8, 8), (48, 16), (12, 4), (17, 1), (34, 2)]
 )
 def test_channels_share_words_evenly(channels, bits):
     assert bits_per_word(channels) == bits
@@ -687,12 +689,83 @@ def test_drop_block_fused_or_not_drops_the_same(channels, dtype, digits, monkeyp
 @pytest.mark.parametrize(("height", "width"), [(9, 7), (74, 74), (592, 592)])
 def test_means_keep_the_digits_of_large_maps(height, width):
     x = 30 + generator("means").standard_normal((2, height, width, 3), "float32")
-    other = 1 + x[:, ::-1]
-    wide, other_wide = (v.astype("float64") for v in (x, other))
-    want = wide.mean((1, 2)), (wide * other_wide).mean((1, 2))
-    x, other = map(ops.convert_to_tensor, (x, other))
-    for got, mean in zip(fused.means(x, other), want, strict=True):
+    wide = x.astype("float64")
+    want = wide.mean((1, 2)), (wide**2).mean((1, 2))
+    for got, mean in zip(
+        fused._means(ops.convert_to_tensor(x), None), want, strict=True
+    ):
         np.testing.assert_allclose(got, mean, rtol=1e-6)
+
+
+def drop_block(dtype):
+    return DropBlock2D(0.3, 3, seed=1, dtype=dtype)
+
+
+UNITS = {
+    "sa_unet": (drop_block, BatchNormalization, ReLU),
+    "sa_unet_v2": (drop_block, GroupNormalization, SiLU),
+    "sd_unet": (drop_block, ReLU),
+    "unet": (BatchNormalization, ReLU),
+    "rsan": (drop_block, BatchNormalization),
+    "relu after groups": (GroupNormalization, ReLU),
+    "silu after a batch": (BatchNormalization, SiLU),
+}
+
+
+@on_tensorflow
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("sides", [(9, 8), (None, None)])
+def test_a_unit_fused_or_not_is_one_function(unit, dtype, sides, monkeypatch):
+    """Its outputs in between, too, and all gradients and moving statistics."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(fused, "RUN", {"float32": 4, "bfloat16": 4})
+    real = 1 + 2 * generator("unit").standard_normal((3, 9, sides[1] or 6, 8))
+    kind = "float32" if dtype == "float32" else "bfloat16"
+    results = []
+    for fuse in (True, False):
+        monkeypatch.setattr(fused, "can_fuse", lambda x, fuse=fuse: fuse)
+        layers = [layer(dtype=dtype) for layer in UNITS[unit]]
+        for layer in layers:
+            layer.build((None, None, None, 8))
+            for weight in layer.weights[:2]:  # gamma and beta
+                if weight.shape == (8,):
+                    weight.assign(weight + generator(weight.name).random(8) - 0.5)
+
+        @tf.function(input_signature=[tf.TensorSpec((3, *sides, 8), kind)] * 2)
+        def step(x, upstream, layers=layers):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y, between = x, []
+                for layer in layers:
+                    y = layer(y, training=True)
+                    between.append(y)
+            weights = [v.value for layer in layers for v in layer.trainable_variables]
+            return *between, *tape.gradient(y, [x, *weights], upstream)
+
+        x = tf.cast(real, kind)
+        found = [*step(x, tf.cast(real[::-1], kind))]
+        for layer in layers:
+            found += [v.value for v in layer.non_trainable_variables if v.shape == (8,)]
+        results.append([np.asarray(tf.cast(v, "float32"), "float64") for v in found])
+        graph = step.get_concrete_function().graph
+        kinds = {op.type for op in graph.get_operations()}
+        by_itself = ReLU in UNITS[unit] and not (fuse and unit != "sd_unet")
+        assert ("Relu" in kinds) == by_itself
+    for got, want in zip(*results, strict=True):
+        if dtype == "float32":
+            np.testing.assert_allclose(got, want, atol=3e-6 * np.abs(want).max())
+        else:  # where a sum is near 0, ReLU may let pass what it else stops
+            assert np.abs(got - want).mean() < 0.01 * np.abs(want).max()
+
+
+@on_tensorflow
+def test_in_eager_mode_nothing_is_noted():
+    """There what comes before an activation would be computed twice."""
+    x = ops.ones((2, 9, 9, 8))
+    y = BatchNormalization()(DropBlock2D(0.3, 3)(x, training=True), training=True)
+    assert fused.activated(y, "relu") is None
 
 
 @on_tensorflow

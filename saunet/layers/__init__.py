@@ -10,6 +10,7 @@ from saunet.layers.drop_block import DropBlock2D
 from saunet.layers.group_norm import GroupNormalization
 from saunet.layers.guided_filter import AttentionGuidedFilter
 from saunet.layers.recurrent_conv import RecurrentConv2D
+from saunet.layers.relu import ReLU
 from saunet.layers.shared_residual_block import SharedResidualBlock
 from saunet.layers.silu import SiLU
 from saunet.layers.spatial_attention import SpatialAttention
@@ -25,6 +26,7 @@ __all__ = [
     "CrossScaleSpatialAttention",
     "DropBlock2D",
     "GroupNormalization",
+    "ReLU",
     "RecurrentConv2D",
     "SharedResidualBlock",
     "SiLU",

@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from saunet import fused
-from saunet.layers.group_norm import moments, normalise
+from saunet.layers import group_norm
 
 
 @keras.saving.register_keras_serializable("saunet")
@@ -46,32 +46,17 @@ class BatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=False):
         if not training or not self.trainable:
             return super().call(inputs, training=False)
-        gamma, beta = (ops.cast(v, "float32") for v in (self.gamma, self.beta))
-        fuse = fused.can_fuse(inputs)
-        mean, variance = moments(inputs, _mean_of_images, fuse)
-        y = self._normalise(inputs, gamma, beta, mean, variance, fuse)
+        gamma, beta = (ops.cast(v, "float32")[None] for v in (self.gamma, self.beta))
+        by = fused if fused.can_fuse(inputs) else group_norm
+        mean, variance = by.moments(inputs, _mean_of_images)
         for moving, now in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
             now = ops.reshape(now, (-1,))
             moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
-        return y
-
-    def _normalise(self, inputs, gamma, beta, mean, variance, fuse):
-        if fuse:
-            mean, variance = (ops.reshape(v, (-1,)) for v in (mean, variance))
-            return fused.normalise_batch(
-                inputs, gamma, beta, mean, variance, self.epsilon
-            )
-        return normalise(
-            inputs,
-            ops.reshape(gamma, (1, -1)),
-            ops.reshape(beta, (1, -1)),
-            mean,
-            ops.rsqrt(variance + self.epsilon),
-            _mean_of_images,
-        )
+        rstd = ops.rsqrt(variance + self.epsilon)
+        return by.normalise(inputs, gamma, beta, mean, rstd, _mean_of_images)
 
     def get_config(self):
         return {

@@ -98,7 +98,7 @@ class DropBlock2D(layers.Layer):
             scale / ops.cast(ops.maximum(number, 1), "float32"), inputs.dtype
         )
         if fuse:
-            return fused.drop(inputs, kept, scale)
+            return fused.drop(inputs, kept, ops.cast(scale, "float32"))
         return inputs * (ops.cast(kept, inputs.dtype) * scale)
 
     def _check_fits(self, sides):
@@ -138,8 +138,8 @@ class DropBlock2D(layers.Layer):
         inside = ops.logical_and(position >= 0, position < places)
         # Drawn places beyond the end add 0 to word 0.
         inside = ops.cast(inside, "int32")
-        word = position // bits * inside
-        bit = ops.left_shift(1, bit_of(position % bits)) * inside
+        word = ops.right_shift(position, bits.bit_length() - 1) * inside
+        bit = ops.left_shift(1, bit_of(position & (bits - 1))) * inside
         seeds = ops.segment_sum(
             bit, word, num_segments=n * rows * columns * words, sorted=False
         )
@@ -158,13 +158,14 @@ class DropBlock2D(layers.Layer):
 
 
 def bits_per_word(channels):
-    """Returns how many channels share an integer: the largest divisor up to 16."""
-    return max(bits for bits in range(1, 17) if channels % bits == 0)
+    """Returns how many channels share an integer: a power of two up to 16."""
+    return min(channels & -channels, 16)
 
 
 def bit_of(channel):
     """Returns the place in a word of its channels 0 to 15: four to a byte."""
-    return channel // 4 * 8 + channel % 4
+    # 8 for each byte before, and the place in it
+    return 2 * channel - (channel & 3)
 
 
 def masks(seeds, block_size, bits):

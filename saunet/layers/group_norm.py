@@ -57,18 +57,13 @@ class GroupNormalization(layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
+        # Read here: the hand-written gradient may not see a variable inside.
+        gamma, beta = self.gamma[None], self.beta[None]
         fuse = training and fused.can_fuse(inputs)
-        mean, variance = moments(inputs, self._mean_of_groups, fuse)
-        return normalise(
-            inputs,
-            # Read here: the hand-written gradient may not see a variable inside.
-            ops.reshape(self.gamma, (1, -1)),
-            ops.reshape(self.beta, (1, -1)),
-            mean,
-            ops.rsqrt(variance + self.epsilon),
-            self._mean_of_groups,
-            fuse,
-        )
+        find, apply = (fused.moments, fused.normalise) if fuse else (moments, normalise)
+        mean, variance = find(inputs, self._mean_of_groups)
+        rstd = ops.rsqrt(variance + self.epsilon)
+        return apply(inputs, gamma, beta, mean, rstd, self._mean_of_groups)
 
     def _mean_of_groups(self, per_channel):
         """`(N, C)` -> `(N, C)`: each channel gets the mean of its group."""
@@ -89,24 +84,23 @@ class GroupNormalization(layers.Layer):
         }
 
 
-def moments(x, pool, fuse=False):
+def moments(x, pool):
     """Returns mean and variance in float32, without a gradient.
 
     Args:
         x: `(N, H, W, C)`.
         pool: What shares statistics: takes the mean over pixels `(N, C)` and returns
             the mean over what belongs together, `(N, C)` or `(1, C)`.
-        fuse: Bool; by `saunet.fused`.
 
     Returns:
         Two tensors of the shape that `pool` returns.
     """
     x = ops.stop_gradient(x)
-    first, second = map(pool, (fused.means if fuse else _means)(x, x))
+    first, second = map(pool, _means(x, x))
     return first, ops.maximum(second - ops.square(first), 0.0)
 
 
-def normalise(x, gamma, beta, mean, rstd, pool, fuse=False):
+def normalise(x, gamma, beta, mean, rstd, pool):
     """Returns `(x - mean) * rstd * gamma + beta`, with a gradient by hand.
 
     Args:
@@ -117,32 +111,28 @@ def normalise(x, gamma, beta, mean, rstd, pool, fuse=False):
             part of this function's.
         rstd: One over the standard deviation, of the same shape.
         pool: As in `moments`.
-        fuse: Bool; by `saunet.fused`.
 
     Returns:
         `(N, H, W, C)` of the dtype of `x`.
     """
-    means = fused.means if fuse else _means
-    multiply_add = fused.multiply_add if fuse else _multiply_add
-    multiply_add_both = fused.multiply_add_both if fuse else _multiply_add_both
 
     @ops.custom_gradient
     def apply(x, gamma, beta, mean, rstd):
         gamma32 = _wide(gamma)
         scale = gamma32 * rstd
-        y = multiply_add(x, scale, _wide(beta) - mean * scale)
+        y = _multiply_add(x, scale, _wide(beta) - mean * scale)
 
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
             pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
             # mean of dy * normalised x, from two sums instead of a third map
-            dy_mean, product = means(dy, x)
+            dy_mean, product = _means(dy, x)
             dy_xhat = (product - dy_mean * mean) * rstd
             b = pool(gamma32 * dy_mean)
             g = pool(gamma32 * dy_xhat)
             # dx = rstd * (gamma * dy - b - xhat * g), as one multiply-add of maps
             slope = -rstd * rstd * g
-            dx = multiply_add_both(dy, x, scale, slope, -rstd * b - mean * slope)
+            dx = _multiply_add_both(dy, x, scale, slope, -rstd * b - mean * slope)
             dgamma = ops.sum(dy_xhat, axis=0, keepdims=True) * pixels
             dbeta = ops.sum(dy_mean, axis=0, keepdims=True) * pixels
             return (
@@ -156,9 +146,6 @@ def normalise(x, gamma, beta, mean, rstd, pool, fuse=False):
         return y, gradient
 
     return apply(x, gamma, beta, mean, rstd)
-
-
-# What `saunet.fused` has in one pass each.
 
 
 def _means(x, other):

@@ -27,6 +27,7 @@ from saunet.errors import InputError
 from saunet.layers import (
     AttentionGuidedFilter,
     GroupNormalization,
+    ReLU,
     VesselProbability,
 )
 
@@ -100,7 +101,7 @@ def _unit(x, filters, *, name):
         x
     )
     x = GroupNormalization(32, epsilon=1e-4, name=f"{name}_gn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)
 
 
 def _plain_unit(x, filters, *, name):
@@ -108,7 +109,7 @@ def _plain_unit(x, filters, *, name):
     x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(
         x
     )
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)
 
 
 def _shrink(image, factor, *, name):
@@ -127,7 +128,7 @@ def _guided_up(x, guide, *, name):
     theta = layers.Conv2D(channels, 1, name=f"{name}_theta")(small)
     phi = layers.Conv2D(channels, 1, name=f"{name}_phi")(x)
     attention = layers.Add(name=f"{name}_add")([theta, phi])
-    attention = layers.ReLU(name=f"{name}_relu")(attention)
+    attention = ReLU(name=f"{name}_relu")(attention)
     attention = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_psi")(attention)
     return AttentionGuidedFilter(2, epsilon=1e-2, name=f"{name}_filter")(
         [small, x, attention, guide]

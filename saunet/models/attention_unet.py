@@ -21,6 +21,7 @@ import keras
 from keras import layers
 
 from saunet.blocks import conv_drop_gn_silu, image_input, up_conv, vessel_map
+from saunet.layers import ReLU
 
 LEVELS = 4
 
@@ -71,7 +72,7 @@ def _attention_gate(skip, g, *, name):
     theta = conv(channels, 1, strides=2, use_bias=False, name=f"{name}_theta")(skip)
     phi = conv(channels, 1, name=f"{name}_phi")(g)
     x = layers.Add(name=f"{name}_add")([theta, phi])
-    x = layers.ReLU(name=f"{name}_relu")(x)
+    x = ReLU(name=f"{name}_relu")(x)
     x = conv(1, 1, activation="sigmoid", name=f"{name}_psi")(x)
     x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_up")(x)
     return layers.Multiply(name=name)([skip, x])

@@ -25,7 +25,7 @@ from saunet.blocks import (
     up_conv,
     vessel_map,
 )
-from saunet.layers import BatchNormalization, ChannelAttention, SpatialAttention
+from saunet.layers import BatchNormalization, ChannelAttention, ReLU, SpatialAttention
 
 
 def cbam_unet(input_shape=(None, None, 3), *, rate=0.18, name="cbam_unet"):
@@ -69,4 +69,4 @@ def _conv_dropout_bn_relu(x, filters, *, rate, name):
     x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
     x = layers.Dropout(rate, name=f"{name}_drop")(x)
     x = BatchNormalization(name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)

@@ -31,6 +31,7 @@ from saunet.layers import (
     AlignedUpSampling2D,
     BatchNormalization,
     ChannelAttention,
+    ReLU,
 )
 
 FILTERS = 32
@@ -187,4 +188,4 @@ def _depthwise_conv(x, filters, *, name):
 
 def _bn_relu(x, *, name):
     x = BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)

@@ -22,7 +22,7 @@ import keras
 from keras import layers
 
 from saunet.blocks import image_input, up_conv, vessel_map
-from saunet.layers import BatchNormalization, DropBlock2D, SpatialAttention
+from saunet.layers import BatchNormalization, DropBlock2D, ReLU, SpatialAttention
 
 LEVELS = 3
 
@@ -114,4 +114,4 @@ def _bn_relu_conv(x, filters, *, name):
 
 def _bn_relu(x, *, name):
     x = BatchNormalization(momentum=0.9, epsilon=2e-5, name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+    return ReLU(name=f"{name}_relu")(x)

@@ -6,6 +6,9 @@ import numpy as np
 INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 INK += ("#882255", "#999933", "#888888")
 WIDTH, HEIGHT, LEFT, TOP = 640, 260, 50, 12
+# Between the epochs that are labelled, and where a scale of logarithms has its lines.
+STEPS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))
+TICKS = tuple(m * 10**e for e in range(-6, 4) for m in (1, 1.5, 2, 3, 5, 7))
 
 
 def curves(histories):
@@ -19,25 +22,37 @@ def curves(histories):
         str, a whole SVG file.
     """
     losses = [value for h in histories.values() for one in h.values() for value in one]
-    top = max(losses) * 1.02
+    low, high = 0.95 * min(losses), 1.02 * max(losses)
     longest = max(len(h["loss"]) for h in histories.values())
-    parts = _grid(0, top)
+
+    def across(epoch):
+        return LEFT + WIDTH * epoch / longest
+
+    def down(loss):
+        return TOP + HEIGHT * np.log(high / loss) / np.log(high / low)
+
+    parts = _grid([t for t in TICKS if low <= t <= high], down, "{:g}")
     for number, (name, history) in enumerate(histories.items()):
         ink = INK[number % len(INK)]
         for kind, values in history.items():
             points = " ".join(
-                f"{LEFT + WIDTH * (i + 1) / longest:.1f},"
-                f"{TOP + HEIGHT * (1 - value / top):.1f}"
-                for i, value in enumerate(values)
+                f"{across(epoch):.1f},{down(value):.1f}"
+                for epoch, value in enumerate(values, 1)
             )
             dashes = ' stroke-dasharray="5 4"' if kind == "val_loss" else ""
             parts.append(
                 f'<polyline points="{points}" fill="none" stroke="{ink}"{dashes}/>'
             )
         parts += _key(number, name, f'<path d="M0 -4h24" stroke="{ink}"/>')
+    step = next(s for s in STEPS if longest <= 8 * s)
+    for epoch in range(step, longest + 1, step):
+        parts.append(
+            f'<text x="{across(epoch):.1f}" y="{TOP + HEIGHT + 18}" '
+            f'text-anchor="middle">{epoch}</text>'
+        )
     parts.append(
-        f'<text x="{LEFT + WIDTH}" y="{TOP + HEIGHT + 18}" text-anchor="end">'
-        f"epoch {longest}; loss above, of validation dashed</text>"
+        f'<text x="{LEFT + WIDTH}" y="{TOP + 12}" text-anchor="end">'
+        "loss by epoch; of validation, dashed</text>"
     )
     return _svg(parts, len(histories))
 
@@ -55,11 +70,13 @@ def image_chart(methods):
     high = np.ceil(20 * max(values)) / 20
     step = WIDTH / len(images)
 
-    def place(index, value):
-        down = TOP + HEIGHT * (high - value) / (high - low)
-        return f"{LEFT + step * (index + 0.5):.1f}", f"{down:.1f}"
+    def down(value):
+        return TOP + HEIGHT * (high - value) / (high - low)
 
-    parts = _grid(low, high)
+    def place(index, value):
+        return f"{LEFT + step * (index + 0.5):.1f}", f"{down(value):.1f}"
+
+    parts = _grid(np.linspace(high, low, 6), down, "{:.2f}")
     for number, (name, scores) in enumerate(methods.items()):
         ink = INK[number % len(INK)]
         for index, image in enumerate(images):
@@ -79,17 +96,14 @@ def image_chart(methods):
     return _svg(parts, len(methods))
 
 
-def _grid(low, high):
-    """Returns five lines and their values, from the highest down."""
-    parts = []
-    for tick in range(6):
-        y = TOP + HEIGHT * tick / 5
-        parts.append(
-            f'<path d="M{LEFT} {y:.1f}h{WIDTH}" stroke="#ddd"/><text x="{LEFT - 6}" '
-            f'y="{y + 4:.1f}" text-anchor="end">'
-            f"{low + (high - low) * (5 - tick) / 5:.2f}</text>"
-        )
-    return parts
+def _grid(ticks, down, form):
+    """Returns a line and its value for each tick; `down` gives a value's y."""
+    return [
+        f'<path d="M{LEFT} {down(tick):.1f}h{WIDTH}" stroke="#ddd"/>'
+        f'<text x="{LEFT - 6}" y="{down(tick) + 4:.1f}" text-anchor="end">'
+        f"{form.format(tick)}</text>"
+        for tick in ticks
+    ]
 
 
 def _key(number, name, mark):
@@ -105,7 +119,7 @@ def _svg(parts, lines):
     """Returns the whole file, with room for so many lines below the chart."""
     height = TOP + HEIGHT + 40 + 16 * lines
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 10} '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 16} '
         f'{height}" font-family="sans-serif" font-size="12" stroke-width="1.5">'
     )
     ground = '<rect width="100%" height="100%" fill="#fff"/>'

@@ -847,13 +847,18 @@ def test_the_chart_has_a_mark_for_each_image_and_method():
     assert (float(high), float(low)) == (charts.TOP, charts.TOP + charts.HEIGHT)
 
 
-def test_curves_end_where_the_losses_do():
-    text = charts.curves({"a": {"loss": [1.0, 0.5]}})
+def test_curves_go_down_by_the_logarithm_to_the_last_epoch():
+    text = charts.curves({"a": {"loss": [0.8, 0.4, 0.2]}})
     (line,) = [x for x in text.splitlines() if x.startswith("<polyline")]
-    last = line.partition('points="')[2].partition('"')[0].split()[-1]
-    x, y = map(float, last.split(","))
+    points = line.partition('points="')[2].partition('"')[0].split()
+    (_, first), (_, second), (x, third) = (map(float, p.split(",")) for p in points)
     assert x == charts.LEFT + charts.WIDTH
-    assert y == pytest.approx(charts.TOP + charts.HEIGHT * (1 - 0.5 / 1.02), abs=0.1)
+    assert third - second == pytest.approx(second - first, abs=0.11)
+    assert charts.TOP < first < third < charts.TOP + charts.HEIGHT
+    for tick in (0.2, 0.3, 0.5, 0.7):  # the losses' own range, no more
+        assert f">{tick}</text>" in text
+    assert ">0.1</text>" not in text
+    assert ">1</text>" in text  # an epoch
 
 
 def test_an_observer_is_scored_against_the_first():

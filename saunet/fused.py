@@ -4,8 +4,10 @@ DropBlock, normalisation and activation are many passes over a map there, each a
 speed of memory: `x * scale + offset` is two, the gradient of SiLU five. XLA makes one
 loop of such a chain. It is used for these parts alone: its convolutions are slower than
 TensorFlow's. So the layers stay as they are everywhere else (JAX, float16, GPUs, where
-XLA compiles all by itself), and nothing but rounding differs. Nor is anything compiled
-at inference, where each size of a photograph would be compiled anew.
+XLA compiles all by itself). Nor is anything compiled at inference, where each size of a
+photograph would be compiled anew. Two things differ beside rounding: in a compiled step
+a gradient with respect to an output inside a unit is None, and second derivatives are
+wrong (those of the normalisations are everywhere).
 
 A unit is three layers, and its loops run over all three. So DropBlock notes on its
 output which map it dropped from, and a normalisation what it normalised by; an
@@ -139,7 +141,7 @@ def drop(x, kept, scale):
 
 
 def moments(x, pool):
-    """As `saunet.layers.group_norm.moments`."""
+    """As `saunet.layers.group_norm.moments`; x as DropBlock has left it."""
     x, kept, scale = _dropped(x)
     first, second = map(pool, _means(ops.stop_gradient(x), kept))
     variance = ops.maximum(second - ops.square(first), 0.0)
@@ -154,6 +156,7 @@ def normalise(x, gamma, beta, mean, rstd, pool, activation=None):
     """
     import tensorflow as tf
 
+    # With x as it is given: its note counts again when an activation follows.
     normalised = Normalised(x, gamma, beta, mean, rstd, pool)
     x, kept, scale = _dropped(x)
 
@@ -167,19 +170,11 @@ def normalise(x, gamma, beta, mean, rstd, pool, activation=None):
             pixels = ops.cast(ops.shape(x)[1] * ops.shape(x)[2], "float32")
             dy_mean, product = _means(x, kept, dy, slope, offset, activation)
             dy_xhat = (product * scale - dy_mean * mean) * rstd
-            # dd = rstd * (gamma * g - b - xhat * c), xhat = (d - mean) * rstd
-            b, c = pool(gamma * dy_mean), pool(gamma * dy_xhat)
-            c = rstd * c
-            dx = _unit_gradient(
-                dy,
-                x,
-                kept,
-                slope,
-                offset,
-                -scale * scale * rstd * c,
-                scale * rstd * (mean * c - b),
-                activation,
-            )
+            # Of x * kept * scale the gradient is rstd * (gamma * g - p - xhat * q).
+            p, q = pool(gamma * dy_mean), pool(gamma * dy_xhat)
+            b = -rstd * rstd * q * scale * scale
+            c = rstd * (mean * rstd * q - p) * scale
+            dx = _unit_gradient(dy, x, kept, slope, offset, b, c, activation)
             dgamma = ops.sum(dy_xhat, axis=0, keepdims=True) * pixels
             dbeta = ops.sum(dy_mean, axis=0, keepdims=True) * pixels
             return dx, dgamma, dbeta
@@ -270,7 +265,8 @@ def _sigmoid(x):
 def _relu_gradient(dy, x):
     import tensorflow as tf
 
-    # The sign of -x, spread over all bits: a comparison takes a fifth longer.
+    # The sign of 0 - x, spread over all bits: a comparison takes a fifth longer. Not
+    # that of -x, which for 0 is negative, too.
     positive = ops.right_shift(tf.bitcast(0.0 - x, "int32"), 31)
     return tf.bitcast(ops.bitwise_and(tf.bitcast(dy, "int32"), positive), "float32")
 
@@ -297,7 +293,10 @@ def _wide(x):
 
 
 def _narrow(x, dtype):
-    """Casts float32, to bfloat16 by integers: XLA's own takes up to thrice the time."""
+    """Casts float32, to bfloat16 by integers: XLA's own takes up to thrice the time.
+
+    What arithmetic makes of NaN stays NaN; one with all bits set would not.
+    """
     if dtype == "float32":
         return x
     import tensorflow as tf

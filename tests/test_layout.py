@@ -83,7 +83,7 @@ def test_imports_go_downward(path):
 def test_tensorflow_is_imported_in_three_rooms_alone(path):
     roots = {name.split(".")[0] for name in imports(path)}
     # `distribution`: Keras has no data parallelism of its own on TensorFlow.
-    # `fused`: nor an operation that scales and shifts a map in one pass.
+    # `fused`: nor a way to compile a part of a step by XLA.
     rooms = ("engines", "distribution", "fused")
     allowed = {"tensorflow"} if room(path) in rooms else set()
     assert roots & {"tensorflow", "tf", "torch", "jax", "keras_cv"} <= allowed

@@ -54,7 +54,8 @@ class BatchNormalization(layers.BatchNormalization):
             (self.moving_variance, variance),
         ):
             now = ops.reshape(now, (-1,))
-            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+            kept = ops.cast(moving, "float32") * self.momentum
+            moving.assign(kept + now * (1.0 - self.momentum))
         rstd = ops.rsqrt(variance + self.epsilon)
         return by.normalise(inputs, gamma, beta, mean, rstd, _mean_of_images)
 

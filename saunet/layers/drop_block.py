@@ -158,7 +158,7 @@ class DropBlock2D(layers.Layer):
 
 
 def bits_per_word(channels):
-    """Returns how many channels share an integer: a power of two up to 16."""
+    """Returns how many share an integer: the largest power of two that fits, to 16."""
     return min(channels & -channels, 16)
 
 

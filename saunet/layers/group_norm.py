@@ -47,7 +47,7 @@ class GroupNormalization(layers.Layer):
                 f"`groups` must divide the number of channels. Received: "
                 f"groups={self.groups}, input_shape={tuple(input_shape)}."
             )
-        # In float32 under every dtype policy, as Keras keeps them.
+        # Not rounded under mixed precision, as Keras keeps them.
         self.gamma = self.add_weight(
             name="gamma", shape=(channels,), initializer="ones", autocast=False
         )
@@ -58,7 +58,7 @@ class GroupNormalization(layers.Layer):
 
     def call(self, inputs, training=False):
         # Read here: the hand-written gradient may not see a variable inside.
-        gamma, beta = self.gamma[None], self.beta[None]
+        gamma, beta = (ops.cast(v, "float32")[None] for v in (self.gamma, self.beta))
         fuse = training and fused.can_fuse(inputs)
         find, apply = (fused.moments, fused.normalise) if fuse else (moments, normalise)
         mean, variance = find(inputs, self._mean_of_groups)
@@ -105,8 +105,8 @@ def normalise(x, gamma, beta, mean, rstd, pool):
 
     Args:
         x: `(N, H, W, C)`.
-        gamma: `(1, C)`.
-        beta: `(1, C)`.
+        gamma: `(1, C)` float32.
+        beta: `(1, C)` float32.
         mean: Mean of x as `moments` returns it; its share of the gradient of x is
             part of this function's.
         rstd: One over the standard deviation, of the same shape.
@@ -118,9 +118,8 @@ def normalise(x, gamma, beta, mean, rstd, pool):
 
     @ops.custom_gradient
     def apply(x, gamma, beta, mean, rstd):
-        gamma32 = _wide(gamma)
-        scale = gamma32 * rstd
-        y = _multiply_add(x, scale, _wide(beta) - mean * scale)
+        scale = gamma * rstd
+        y = _multiply_add(x, scale, beta - mean * scale)
 
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
@@ -128,20 +127,14 @@ def normalise(x, gamma, beta, mean, rstd, pool):
             # mean of dy * normalised x, from two sums instead of a third map
             dy_mean, product = _means(dy, x)
             dy_xhat = (product - dy_mean * mean) * rstd
-            b = pool(gamma32 * dy_mean)
-            g = pool(gamma32 * dy_xhat)
+            b = pool(gamma * dy_mean)
+            g = pool(gamma * dy_xhat)
             # dx = rstd * (gamma * dy - b - xhat * g), as one multiply-add of maps
             slope = -rstd * rstd * g
             dx = _multiply_add_both(dy, x, scale, slope, -rstd * b - mean * slope)
             dgamma = ops.sum(dy_xhat, axis=0, keepdims=True) * pixels
             dbeta = ops.sum(dy_mean, axis=0, keepdims=True) * pixels
-            return (
-                dx,
-                ops.cast(dgamma, gamma.dtype),
-                ops.cast(dbeta, beta.dtype),
-                ops.zeros_like(mean),
-                ops.zeros_like(rstd),
-            )
+            return dx, dgamma, dbeta, ops.zeros_like(mean), ops.zeros_like(rstd)
 
         return y, gradient
 

@@ -27,7 +27,7 @@ from saunet.quiet import load_framework
 load_framework()  # before the rooms below do it, aloud
 
 from saunet.data.datasets import DATASETS, load_dataset
-from saunet.data.images import write_bytes, write_png
+from saunet.data.images import writable_folder, write_bytes, write_png
 from saunet.errors import InputError
 from saunet.evaluation import check_labelled, evaluate
 from saunet.inference import load_pretrained
@@ -78,7 +78,7 @@ def unseen_samples(name, data_dir):
 def write_maps(segmenter, samples, out):
     """Writes the maps, their archive, and the best and the worst as a picture."""
     folder = out / segmenter.name
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder)
     archive = io.BytesIO()
     maps = []
     with zipfile.ZipFile(archive, "w") as file:

@@ -20,9 +20,10 @@ from saunet.quiet import load_framework
 load_framework()  # before the rooms below do it, aloud
 
 from saunet.data.datasets import DATASETS, load_dataset
+from saunet.data.images import writable_folder
 from saunet.data.pairing import list_images, pair_files
 from saunet.errors import InputError
-from saunet.evaluation import read_probability
+from saunet.evaluation import read_map
 from saunet.training import environment
 
 PAPER = "others"
@@ -47,6 +48,7 @@ def main(argv=None):
     try:
         if args.maps and len(args.dataset) != 1:
             raise InputError("--maps needs one --dataset: that of the maps")
+        writable_folder(args.results, "--results")  # before the scoring
         for dataset in args.dataset:
             part = "all" if DATASETS[dataset].folds else "test"
             samples = load_dataset(dataset, args.data_dir, part)
@@ -91,7 +93,7 @@ def maps(samples, name, folder):
     paths = list_images(folder)
     stems = [paths[0].parent / f"{sample.name}.png" for sample in samples]
     found = pair_files(stems, paths)
-    values = [read_probability(found[stem]) for stem in stems]
+    values = [read_map(found[stem]) for stem in stems]
     return _record(name, f"{name}'s public maps", values, samples, False)
 
 

@@ -8,6 +8,7 @@ fold                                     STARE alone
 parameters, gflops                       counted; GFLOPs at 592x592
 recipe, images, validation, weights      what was trained on what
 fov_diameter                             of the training images, pixels
+start_images, start_sha256               of weights that the run began with
 versions, backend, device, commit, date, hours
 continued                                what went on with a stopped run, if another
 engine                                   what computed the scored maps, its version
@@ -25,7 +26,7 @@ from saunet.quiet import load_framework
 
 load_framework()  # before the rooms below do it, aloud
 
-from saunet.data.images import write_bytes
+from saunet.data.images import writable_folder, write_bytes
 from saunet.data.lock import lock_folder
 from saunet.errors import InputError
 from saunet.evaluation import check_labelled, summarise_all, to_json
@@ -101,7 +102,7 @@ def read_results(path, paper, dataset):
 def add_results(path, paper, dataset, records):
     """Adds rows to a results file; one with the same identity is replaced."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(path.parent, "--results")
     with lock_folder(path.parent, wait=True):  # rows may be trained side by side
         results = read_results(path, paper, dataset)
         rows = {key_of(record): record for record in results["rows"]}
@@ -152,10 +153,9 @@ def comparison(records, theirs):
         entries = [e for e in entries if e["region"]] or [OURS_ALONE]
         for entry in entries:
             ours = find_score(record, entry["region"], entry["pooling"])
-            for score_name in PUBLISHED_SCORES:
+            alone = entry is OURS_ALONE
+            for score_name in (n for n in PUBLISHED_SCORES if alone or n in entry):
                 value, published_one = ours[score_name], entry.get(score_name)
-                if published_one is None and (entry is not OURS_ALONE or not value):
-                    continue
                 # Undefined, such as the MCC of a map without a vessel, is None.
                 cells = ["undefined" if value is None else f"{value:.4f}", "", ""]
                 if published_one is not None:

@@ -276,7 +276,8 @@ def record_of(row, name, seed, folder, tests, views):
         "parameters": count_parameters(model),
         "gflops": round(count_flops(model, (592, 592, 3)) / 1e9, 3),
         "weights": weights,
-        **run,
+        # of a data set's own photographs their names say enough
+        **{key: value for key, value in run.items() if key != "seen_sha256"},
         "engine": f"{segmenter.engine.name} {version(segmenter.engine.name)}",
         "history": {n: [round(v, 5) for v in log[n]] for n in losses},
         "scores": scores,

@@ -175,6 +175,7 @@ def train(args):
     """
     load_framework()
     from saunet.training import train
+    from saunet.weights import run_weights
 
     recipe, samples = _recipe(args), _samples(args, "train")
     progress = not (args.quiet or args.json)  # Keras prints it on stdout
@@ -192,8 +193,7 @@ def train(args):
     except KeyboardInterrupt:
         print(f"saunet: interrupted{_goes_on(args)}", file=sys.stderr)
         return 130
-    which = "best" if recipe.validation else "last"
-    weights = str(Path(args.out) / f"{which}.weights.h5")
+    weights = str(run_weights(args.out))
     line = f"{weights}: use it by --weights {args.out}"
     _print_done(args, {"weights": weights}, line)
 
@@ -319,6 +319,8 @@ def evaluate(args):
         threshold=args.threshold if given else segmenter.threshold,
     )
     special = {name: v for name, v in options.items() if v not in (None, 1)}
+    if args.fold is not None:
+        special["fold"] = args.fold
     if args.precision != "float32":
         special["computed_in"] = args.precision
     if args.padding:
@@ -357,11 +359,11 @@ def report(args):
     run = is_run(args.folder)
     out = check_out(args.out or Path(args.folder) / "report.html")
     protocol = {"region": args.region, "pooling": args.pooling or "pooled"}
-    protocol["threshold"] = args.threshold
+    protocol["threshold"] = 0.5 if args.threshold is None else args.threshold
     if run:
         _refuse(args, ("truth", "fov", "images"), "is a training run: use --dataset")
         if args.dataset is None:
-            unused = ("data_dir", "fold", "split", "region", "pooling")
+            unused = ("data_dir", "fold", "split", "region", "pooling", "threshold")
             _refuse(args, unused, "is not scored: add --dataset")
         samples = None
         if args.dataset is not None:
@@ -693,10 +695,9 @@ def _parser():
     _split_option(run)
     _protocol_options(sub, region_default="fov where there are masks")
     # None: not given, and refused where nothing is scored.
+    sub.add_argument("--threshold", type=float, metavar="T", help=THRESHOLD)
+    # None, so is --threshold: not given, and refused where nothing is scored.
     sub.set_defaults(region=None, pooling=None, split=None)
-    sub.add_argument(
-        "--threshold", type=float, metavar="T", default=0.5, help=THRESHOLD
-    )
     _output_options(sub)
 
     sub = verb(measure)
@@ -881,8 +882,10 @@ def _output_options(sub):
 
 
 def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a positive whole number of up to 9 digits"
+        )
     return int(text)
 
 
@@ -947,9 +950,10 @@ def _typed(name, text, kind):
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
-    for candidate in (value, float(value) if type(value) is int else value):
-        if isinstance(candidate, kind):
-            return candidate
+    if isinstance(value, kind):
+        return value
+    if type(value) is int and isinstance(0.0, kind) and abs(value) < 2**1000:
+        return float(value)
     kinds = getattr(kind, "__name__", str(kind))
     raise InputError(f"--set {name}={text}: expected {kinds}, written as in Python")
 
@@ -998,25 +1002,22 @@ def _samples(args, split):
 def _refuse_seen(weights, args, samples):
     """Raises InputError where the test images are some that the weights have seen.
 
-    Trained on, or chosen by. One's own images have any names: they are known by their
-    pixels.
+    Trained on, or chosen by. A name tells where there are folds; pixels tell anywhere.
     """
     from saunet.data.datasets import DATASETS
     from saunet.weights import sha256_of_pixels
 
     if args.split != "test":
         return
-    folds, remedy = getattr(DATASETS.get(args.dataset), "folds", None), ""
-    if args.dataset == "folder":
-        seen = _seen_images(weights)
-        known = [s.name for s in samples if sha256_of_pixels(s.image) in seen]
-    elif folds:
-        seen = _seen_images(weights)
-        known = [sample.name for sample in samples if sample.name in seen]
-        free = [k for k, test in enumerate(folds) if not {*test} & {*seen}]
-        remedy = f"add --fold {free[0]}, which they never saw, or " if free else ""
-    else:
-        return  # of one official split nothing was trained on the test part
+    folds = getattr(DATASETS.get(args.dataset), "folds", None) or ()
+    seen = {*_seen_images(weights)}
+    known = [
+        sample.name
+        for sample in samples
+        if (folds and sample.name in seen) or sha256_of_pixels(sample.image) in seen
+    ]
+    free = [k for k, test in enumerate(folds) if not seen.intersection(test)]
+    remedy = f"add --fold {free[0]}, which they never saw, or " if free else ""
     if known:
         raise InputError(
             f"{weights} were trained or chosen on {len(known)} of these {len(samples)} "
@@ -1037,7 +1038,8 @@ def _seen_images(weights):
 
 def _dataset_title(args):
     name = args.data_dir if args.dataset == "folder" else args.dataset
-    return f"{name}, {args.split}"
+    fold = "" if args.fold is None else f", fold {args.fold}"
+    return f"{name}, {args.split}{fold}"
 
 
 def _synthetic(split):

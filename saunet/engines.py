@@ -15,6 +15,7 @@ import numpy as np
 
 from saunet.data.field import is_diameter
 from saunet.data.padding import checked_padding
+from saunet.data.runs import are_names
 from saunet.errors import InputError, MissingPackageError, need
 from saunet.export import FORMATS, to_onnx
 from saunet.machine import count_cores
@@ -148,6 +149,7 @@ def read_metadata(path):
             all(isinstance(about[key], str) for key in ("name", "model"))
             and 0 <= about["threshold"] < 1
             and (diameter is None or is_diameter(diameter))
+            and are_names(about.get("seen", []))
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False

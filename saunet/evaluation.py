@@ -31,7 +31,7 @@ from saunet.data.images import (
     sides,
 )
 from saunet.data.pairing import (
-    find_predictions,
+    list_results,
     pair_trees,
     pair_truth,
     shared_names,
@@ -115,7 +115,7 @@ def score_folders(predictions, truth, fov=None, *, region, pooling, threshold=0.
         )
     if fov is not None and not Path(fov).is_dir():
         raise InputError(f"{fov}: no such folder of field-of-view masks")
-    guesses = find_predictions(predictions)
+    guesses = list_results(predictions, "prob")
     labels = pair_truth(guesses, predictions, truth)
     masks = pair_trees(guesses, predictions, fov) if region == "fov" else {}
     shared = shared_names(guesses, predictions)

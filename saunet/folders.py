@@ -378,10 +378,13 @@ def _is_whole(path):
 
 
 def _refuse_collisions(photographs, out_dir, manifest):
-    places = Counter(place for _, place in photographs)
+    # On Windows A.png and a.png are one file.
+    places = Counter(os.path.normcase(place) for _, place in photographs)
     for place, count in places.items():
         if count > 1:
-            twins = ", ".join(str(p) for p, other in photographs if other == place)
+            twins = ", ".join(
+                str(p) for p, other in photographs if os.path.normcase(other) == place
+            )
             raise InputError(
                 f"{twins} would all be written to {place}_*.png: rename them or run "
                 f"them into different folders"

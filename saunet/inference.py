@@ -11,7 +11,7 @@ from saunet.data.field import field_of_view, resize, scale_factor, scaled_size
 from saunet.data.images import MIN_SIDE, read_image
 from saunet.data.listing import find_images
 from saunet.data.padding import checked_padding, pad, padded_size, unpad
-from saunet.data.runs import read_run, run_of
+from saunet.data.runs import read_run
 from saunet.data.synthetic import synthetic_fundus
 from saunet.data.tiling import HALO, RAMP, TILE, WHOLE_PIXELS, predict_tiles
 from saunet.engines import (
@@ -23,7 +23,7 @@ from saunet.engines import (
     read_metadata,
 )
 from saunet.errors import InputError, MissingPackageError
-from saunet.export import check_export, export
+from saunet.export import export
 from saunet.models import build_model
 
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
@@ -334,7 +334,7 @@ def load_pretrained(name_or_folder, **engine):
 
 
 def load_run(folder_or_file, **engine):
-    """Returns the `Segmenter` of a training run, and the path of its weights.
+    """Returns the `Segmenter` of a training run.
 
     The best weights where the run kept some by validation, else the last ones.
 
@@ -345,7 +345,7 @@ def load_run(folder_or_file, **engine):
     Raises:
         InputError: no run's record, or no epoch was whole yet.
     """
-    folder = run_of(folder_or_file) or Path(folder_or_file)
+    folder = weights.find_run(folder_or_file) or Path(folder_or_file)
     run = read_run(folder)
     path, recipe = weights.find_weights(folder_or_file)
     kwargs = recipe.get("model_kwargs", {})
@@ -355,14 +355,13 @@ def load_run(folder_or_file, **engine):
     weights.load_weights(network, path)
     padding = {**PADDING, "placement": recipe.get("placement", PADDING["placement"])}
     name = f"{recipe['model']} ({folder.resolve().name}/{path.name})"
-    segmenter = Segmenter(
+    return Segmenter(
         network,
         padding=padding,
         fov_diameter=run.get("fov_diameter"),
         name=name,
         **engine,
     )
-    return segmenter, path
 
 
 def _build(about, path):
@@ -388,7 +387,7 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
     Raises:
         InputError: nothing there, or `model` is missing, unknown or another one.
     """
-    path, run = Path(name_or_file), run_of(name_or_file)
+    path, run = Path(name_or_file), weights.find_run(name_or_file)
     suffix = path.suffix.lower()
     bare = suffix in (".h5", ".hdf5") or path.is_file()
     bare = bare and suffix != ".onnx" and not run
@@ -426,7 +425,7 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
             f"{name_or_file} holds a {about['model']}, not a {model}: leave --model out"
         )
     if run:
-        return load_run(path, **engine)[0]
+        return load_run(path, **engine)
     return load_pretrained(name_or_file, **engine)
 
 
@@ -487,7 +486,6 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None, seen=())
             already, or what was written cannot be run.
     """
     model = network_of(segmenter)
-    check_export(path, file_format, calibrated=calibration is not None)
     batches = None
     if calibration is not None:
         paths, _ = find_images(calibration)

@@ -8,7 +8,6 @@ leaves fewer spurs than Zhang & Suen's. The graph of its pixels, by skan
 sqrt(2) long. docs/measures.md gives every formula, unit and bias.
 """
 
-import csv
 import math
 import os
 import signal
@@ -30,6 +29,7 @@ from saunet.data.images import (
     sides,
     writable_folder,
 )
+from saunet.data.manifest import csv_line
 from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError, need
 from saunet.quiet import track
@@ -235,10 +235,10 @@ def measure_files(
                     skipped[file] = reason
                     continue
                 row = {"file": file, **row}
-                writer = csv.DictWriter(table, row, lineterminator="\n")
                 if not rows:
-                    writer.writeheader()
-                writer.writerow(row)
+                    table.write(csv_line(row))
+                cells = ("" if v is None else str(v) for v in row.values())
+                table.write(csv_line(cells))
                 table.flush()
                 rows.append(row)
         if rows:

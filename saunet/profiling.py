@@ -143,7 +143,7 @@ def compare_engines(
             try:
                 runner = make_engine(model, engine, precision=precision)
             except InputError:
-                continue  # not installed
+                continue  # cannot run here, or not this network
             runners[engine, precision] = runner
     products, operations = matrix_products()
     fastest = min(time_in_turns(products, runs).values())

@@ -30,7 +30,8 @@ from saunet.data.images import (
 )
 from saunet.data.manifest import Manifest
 from saunet.data.pairing import (
-    find_predictions,
+    list_results,
+    list_tree,
     pair_trees,
     pair_truth,
     place_of,
@@ -153,16 +154,13 @@ def maps_page(
             "region fov needs the field-of-view masks: pass their folder with --fov, "
             "or use --region frame"
         )
-    try:
-        paths = find_predictions(folder)
-    except InputError as error:
-        if error.__cause__:  # something that may not be read, instead of nothing
-            raise
+    if not list_tree(folder):
         raise InputError(
             f"{folder}: holds neither a training run (run.json) nor vessel maps "
             "(<stem>_prob.png): give a folder that `saunet train` or `saunet predict` "
             "wrote"
-        ) from error
+        )
+    paths = list_results(folder, "prob")
     labels = pair_truth(paths, folder, truth) if truth else {}
     masks = pair_trees(paths, folder, fov) if fov else {}
     photographs = pair_trees(paths, folder, images) if images else {}
@@ -245,12 +243,14 @@ def run_page(
     else:
         check_labelled(samples)
         from saunet.inference import load_run
+        from saunet.weights import run_weights
 
-        segmenter, path = load_run(folder)
+        segmenter = load_run(folder)
         cases = _segment(segmenter, samples, progress)
         sources = sorted({sample.fov_source for sample in samples})
+        which, engine = run_weights(folder).name, segmenter.engine.name
         facts = {
-            "Weights": f"{path.name}, evaluated in float32 by {segmenter.engine.name}",
+            "Weights": f"{which}, evaluated in float32 by {engine}",
             "Images": f"{len(samples)} of {about}",
             "Field of view": " and ".join(sources),
             "Threshold": f"a vessel is a probability above {threshold:g}",

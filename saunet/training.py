@@ -451,8 +451,8 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         optimizer.finalize_variable_values(model.trainable_variables)
         return model
     if resume:
-        _check_going_on(out_dir, devices, description.get("start_sha256"))
-        _note_going_on(out_dir, devices, run.epochs_done)
+        began = description.get("start_sha256")
+        _go_on(out_dir, devices, began, run.epochs_done)
     if progress:
         print(f"training on {_device(devices)} in {recipe.precision}")
     stages = _stages(recipe, training, steps, run.epochs_done, devices)
@@ -517,9 +517,13 @@ def _check_sizes(recipe, samples):
             ) from error
 
 
-def _check_going_on(folder, devices, start_sha256):
-    """Refuses what only a run that has epochs left needs."""
-    stored = read_run(folder)
+def _go_on(folder, devices, start_sha256, epochs_done):
+    """Checks what only a run that has epochs left needs, and notes who goes on.
+
+    That is added to `run.json` where it is not what the run was begun or last gone on
+    with.
+    """
+    stored, now = read_run(folder), environment(devices)
     if stored.get("start_sha256") != start_sha256:
         raise InputError(
             f"{folder} was started from other weights than those that now lie in "
@@ -533,11 +537,6 @@ def _check_going_on(folder, devices, start_sha256):
             f"{devices}: resume on as many, or choose another folder"
         )
     writable_folder(folder)
-
-
-def _note_going_on(folder, devices, epochs_done):
-    """Adds to `run.json` what goes on with the run, where it is not what began it."""
-    stored, now = read_run(folder), environment(devices)
     then = [stored, *stored.get("continued", [])][-1]
     if any(then.get(key) != now[key] for key in now if key != "date"):
         continued = [*stored.get("continued", []), {"after_epoch": epochs_done, **now}]
@@ -788,11 +787,10 @@ class _RunFolder(keras.callbacks.Callback):
 
     def write_hours(self):
         """Completes `run.json` with how long the run took, once."""
-        path = self.folder / "run.json"
-        stored = json.loads(path.read_text())
+        stored = read_run(self.folder)
         if "hours" not in stored:
             hours = round(self.history[-1]["seconds"] / 3600, 3)
-            _write_json(path, {**stored, "hours": hours})
+            _write_json(self.folder / "run.json", {**stored, "hours": hours})
 
     def _validate(self):
         """Returns the mean loss over the held-out photographs, all outputs summed."""

@@ -17,7 +17,7 @@ import numpy as np
 from saunet.data.field import is_diameter
 from saunet.data.images import replacing, write_bytes
 from saunet.data.padding import checked_padding
-from saunet.data.runs import read_run, run_of
+from saunet.data.runs import are_names, read_run, run_of
 from saunet.errors import InputError
 from saunet.models import FACTS
 
@@ -342,6 +342,8 @@ def _set_names(group, attribute, names):
 
 # ---------------------------------------------------------------- shipped weights
 
+# Where a run or the `data` of a card may name the images that weights have seen.
+SEEN = ("images", "validation", "start_images")
 # key -> the keys it must hold; `None` for a plain value. `preprocessing` may hold
 # `fov_diameter` too: of the field of view in the training images, pixels, or the
 # smallest and the largest. `data` may hold `validation` and `start_images`. `storage`
@@ -408,10 +410,7 @@ def find_pretrained(name_or_folder):
     if name in list_pretrained():
         shipped = _shipped() / name
         if own and read_card(folder)["sha256"] != read_card(shipped)["sha256"]:
-            raise InputError(
-                f"{name}: is a folder here and the name of shipped weights: write "
-                f"./{name} for the folder, or choose another folder to work in"
-            )
+            raise _ambiguous(name)
         return shipped
     if own:
         return folder
@@ -419,6 +418,25 @@ def find_pretrained(name_or_folder):
     raise InputError(
         f"no weights {str(name_or_folder)!r}: give a folder with a {CARD}, or one of "
         f"the shipped ones: {known}"
+    )
+
+
+def find_run(name_or_file):
+    """Returns the folder of the run that is meant, or whose weights are; else None.
+
+    Raises:
+        InputError: a run is here under the name of shipped weights.
+    """
+    run = run_of(name_or_file)
+    if run and str(name_or_file) in list_pretrained():
+        raise _ambiguous(name_or_file)
+    return run
+
+
+def _ambiguous(name):
+    return InputError(
+        f"{name}: is a folder here and the name of shipped weights: write ./{name} for "
+        "the folder, or choose another folder to work in"
     )
 
 
@@ -431,7 +449,7 @@ def find_weights(name_or_file):
     Raises:
         InputError: nothing there, a damaged card, or a run without weights.
     """
-    path, run = Path(name_or_file), run_of(name_or_file)
+    path, run = Path(name_or_file), find_run(name_or_file)
     if run:
         path = path if path.is_file() else run_weights(run)
         return path, read_run(run)["recipe"]
@@ -450,15 +468,14 @@ def seen_images(name_or_file):
     Args:
         name_or_file: as in `find_weights`.
     """
-    run = run_of(name_or_file)
+    run = find_run(name_or_file)
     about = read_run(run) if run else find_weights(name_or_file)[1].get("data", {})
-    kinds = ("images", "validation", "start_images")
-    return sorted({name for kind in kinds for name in about.get(kind, ())})
+    return sorted({name for kind in SEEN for name in about.get(kind, ())})
 
 
 def seen_pixels(name_or_file):
     """As `seen_images`, what `sha256_of_pixels` gives of each; known of runs alone."""
-    run = run_of(name_or_file)
+    run = find_run(name_or_file)
     return set(read_run(run).get("seen_sha256", ())) if run else set()
 
 
@@ -510,7 +527,7 @@ def read_card(folder):
         raise InputError(
             f"{path} not found: give a folder that holds a {CARD} and its weights"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not JSON ({error}): restore it from its origin"
         ) from error
@@ -571,6 +588,9 @@ def _check_card(card, path):
     value = card["threshold"]["value"]
     share = isinstance(value, float) and 0 < value < 1
     check(share, "threshold.value", value, "a number between 0 and 1")
+    for kind in SEEN:
+        names = card["data"].get(kind, [])
+        check(are_names(names), f"data.{kind}", names, "a list of names")
     diameter = card["preprocessing"].get("fov_diameter", 1)
     pixels = is_diameter(diameter)
     check(pixels, "preprocessing.fov_diameter", diameter, "pixels")

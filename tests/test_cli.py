@@ -419,6 +419,9 @@ def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
         (("--set", "model_kwargs={[]:1}"), "model_kwargs={[]:1}: expected dict"),
         (("--set", f"epochs={'(' * 9999}"), ": expected int"),
         (("--start-from", "mine"), "no weights 'mine': give a folder with a card.json"),
+        (("--set", f"seed={10**400}"), "seed=1000"),
+        (("--set", f"clip_norm={10**400}"), "clip_norm=1000"),
+        (("--epochs", "9" * 400), "not a positive whole number of up to 9 digits"),
         (("--epochs", "0"), "not a positive whole number"),
         (("--epochs", "1.5"), "not a positive whole number"),
     ],
@@ -484,7 +487,8 @@ def test_no_test_of_images_that_were_trained_on(
 
     def samples(args, split):
         return [
-            SimpleNamespace(name=n) for n in split_names("stare", split, fold=args.fold)
+            SimpleNamespace(name=n, image=np.zeros(1))
+            for n in split_names("stare", split, fold=args.fold)
         ]
 
     def scored(maps, samples, **protocol):

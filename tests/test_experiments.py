@@ -18,7 +18,7 @@ from scipy import stats
 
 from saunet import training
 from saunet.data.datasets import DATASETS
-from saunet.data.images import part_of
+from saunet.data.images import part_of, write_png
 from saunet.errors import InputError, RunError
 from saunet.evaluation import read_probability
 from saunet.models import FACTS, MODELS, build_model
@@ -650,6 +650,8 @@ def test_the_comparison_subtracts_only_where_the_protocol_is_known():
     unknown = {"region": "", "pooling": "", "f1": 0.82}
     text = comparison([("drive", record)], {("drive", "a"): [unknown]})
     assert "0.8200" not in text
+    score["f1"] = 0.0  # a score, too
+    assert text.count("\n") == comparison([("drive", record)], {}).count("\n")
 
 
 def test_the_authors_test_settings_belong_to_their_recipe_alone():
@@ -879,6 +881,23 @@ def test_maps_without_a_name_are_refused(monkeypatch, capsys):
     arguments = ["--data-dir", "x", "--dataset", "drive", "--maps", "lwnet"]
     assert others.main(arguments) == 2
     assert "--maps lwnet: expected NAME=FOLDER" in capsys.readouterr().err
+
+
+def test_photographs_are_no_maps(monkeypatch, tmp_path, capsys):
+    """In place of the maps, a folder of colour pictures of the same names."""
+    for sample in TEST:
+        write_png(tmp_path / f"{sample.name}.png", sample.image)
+    monkeypatch.setattr(others, "load_dataset", lambda *_: TEST)
+    arguments = ["--data-dir", "x", "--dataset", "drive", "--results", str(tmp_path)]
+    assert others.main([*arguments, "--maps", f"lwnet={tmp_path}"]) == 2
+    assert "00.png" in capsys.readouterr().err
+
+
+def test_where_results_cannot_be_written_nothing_is_scored(monkeypatch, capsys):
+    monkeypatch.setattr(others, "load_dataset", lambda *_: pytest.fail("loaded"))
+    arguments = ["--data-dir", "x", "--dataset", "drive", "--results", "/dev/null/x"]
+    assert others.main(arguments) == 2
+    assert "cannot write to /dev/null/x" in capsys.readouterr().err
 
 
 class Guess:

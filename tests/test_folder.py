@@ -12,6 +12,7 @@ from saunet.cli import main
 from saunet.data.folder import FIELDS, LABELS, check_folder, load_folder
 from saunet.data.images import read_image, write_png
 from saunet.data.pipeline import random_batches
+from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
 from saunet.inference import PADDING, load_segmenter
 from saunet.models import build_model
@@ -279,13 +280,20 @@ def test_a_test_on_images_trained_on_is_none(tmp_path, capsys, run):
     about = json.loads((folder / "run.json").read_text())
     about["seen_sha256"] = [weights.sha256_of_pixels(image)]
     (folder / "run.json").write_text(json.dumps(about))
-    argv = ["evaluate", "--weights", folder, "--dataset", "folder"]
-    argv += ["--data-dir", tmp_path, "--engine", "keras"]
-    assert main([str(word) for word in argv]) == 2
-    complaint = capsys.readouterr().err
-    assert "trained or chosen on 1 of these 2 images (eye2), which are no test" in (
-        complaint
-    )
+    argv = ["evaluate", "--weights", str(folder), "--engine", "keras"]
+
+    def complaint(*data):
+        assert main([*argv, *data]) == 2
+        return capsys.readouterr().err
+
+    told = "trained or chosen on 1 of these {} images ({}), which are no test"
+    error = complaint("--dataset", "folder", "--data-dir", str(tmp_path))
+    assert told.format(2, "eye2") in error
+    # A folder may hold photographs of a data set: pixels are known under any name.
+    drawn = synthetic_fundus(100)
+    about["seen_sha256"] = [weights.sha256_of_pixels(drawn.image)]
+    (folder / "run.json").write_text(json.dumps(about))
+    assert told.format(3, drawn.name) in complaint("--dataset", "synthetic")
 
 
 @pytest.mark.parametrize("part", ["images", "vessels"])

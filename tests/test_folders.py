@@ -267,6 +267,18 @@ def test_unreadable_files_are_listed_and_tried_again(tree, tmp_path):
     assert [r["status"] for r in rows(out) if "broken" in r["result"]] == ["done"]
 
 
+def test_a_line_of_a_list_ends_with_the_line_alone(tmp_path):
+    """Names may hold what `str.splitlines` takes for an end, too."""
+    names = ["eye\u2028left.png", "eye\x0bright.png", "eye\x85.png"]
+    for name in names:
+        photograph(tmp_path / name)
+    (tmp_path / "list.txt").write_bytes("\r\n".join(names).encode())
+    result = predict_files(
+        Counting().segmenter, [tmp_path / "list.txt"], tmp_path / "out"
+    )
+    assert result["written"] == [name.removesuffix(".png") for name in names]
+
+
 def test_a_bad_name_ends_no_run(tmp_path):
     """Names too long for a file or its results, and what stands in a result's way."""
     names = ["a.png", "n" * 300 + ".png", "o" * 240 + ".png", "loop.png", "left/b.png"]

@@ -20,7 +20,7 @@ from saunet.data.images import (
     write_png,
 )
 from saunet.data.listing import find_images
-from saunet.data.pairing import find_predictions
+from saunet.data.pairing import list_results
 from saunet.errors import InputError
 from saunet.report import is_run
 
@@ -289,7 +289,7 @@ def test_what_a_killed_process_left_is_no_picture(tmp_path):
     half.write_bytes(b"\x89PNG")
     assert half.name.endswith("b_prob.png")
     assert find_images([tmp_path]) == ([tmp_path / "a_prob.png"], 1)
-    assert find_predictions(tmp_path) == [tmp_path / "a_prob.png"]
+    assert list_results(tmp_path, "prob") == [tmp_path / "a_prob.png"]
     (tmp_path / "run.json").touch()
     (tmp_path / "a_prob.png").unlink()
     assert is_run(tmp_path)
@@ -398,6 +398,23 @@ def test_where_zero_is_white_a_tiff_is_inverted(tmp_path, dtype):
     turned = tiff(tmp_path / "turned.tif", full - pixels, photometric="miniswhite")
     np.testing.assert_array_equal(read_image(turned), read_image(plain))
     np.testing.assert_array_equal(images.read_gray(turned), pixels)
+
+
+def test_where_zero_is_white_a_tiff_is_turned_and_is_one_picture(tmp_path):
+    """Both are in tags that an inverted copy does not have."""
+    pixels = np.random.default_rng(0).integers(0, 65535, (40, 50), np.uint16)
+    turned = tiff(
+        tmp_path / "turned.tif",
+        65535 - pixels,
+        photometric="miniswhite",
+        extratags=[(274, 3, 1, 6, True)],  # a quarter turn
+    )
+    np.testing.assert_array_equal(images.read_gray(turned), np.rot90(pixels, -1))
+    two = tiff(
+        tmp_path / "two.tif", np.stack([pixels, pixels]), photometric="miniswhite"
+    )
+    with pytest.raises(InputError, match="holds 2 pictures"):
+        images.read_label(two)
 
 
 @pytest.mark.parametrize(

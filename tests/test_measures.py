@@ -638,6 +638,13 @@ def test_a_process_that_dies_is_one_line(monkeypatch, folder, error, message):
         measure_files([folder / "maps"], folder / "m.csv", workers=2)
 
 
+def test_a_name_of_two_lines_is_one_row(folder, tmp_path):
+    name = folder / "maps" / "a\r\nb_mask.png"
+    save(name, WYE)
+    measure_files([folder / "maps"], tmp_path / "m.csv")
+    assert str(name) in [row["file"] for row in read_rows(tmp_path / "m.csv")]
+
+
 def test_a_run_that_is_killed_leaves_the_rows_it_has(monkeypatch, folder):
     part = folder / f"m.csv.{os.getpid()}.part"
 

@@ -667,6 +667,35 @@ def test_a_damaged_record_is_one_line_or_still_a_page(run, capsys, value):
     assert 4 <= refused < len(places)
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"images": [1, "a"]},
+        {"images": [["a"]]},
+        {"start_images": 3},
+        {"seen_sha256": [0]},
+        {"devices": "two"},
+    ],
+    ids=repr,
+)
+def test_a_record_of_other_kinds_is_one_line(run, about):
+    from saunet.weights import seen_images, seen_pixels
+
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | about))
+    for find in (seen_images, seen_pixels):
+        with pytest.raises(InputError, match="makes no sense in the record of a run"):
+            find(run)
+    path.write_text("[" * 200_000)
+    with pytest.raises(InputError, match="not the record of a run"):
+        seen_images(run)
+
+
+def test_a_threshold_without_a_score_is_refused(run, capsys):
+    status, _, err = make(capsys, run, "--threshold", "0.9")
+    assert (status, "--threshold 0.9" in err) == (2, True)
+
+
 def test_a_record_without_what_may_be_absent_is_a_page(run, capsys):
     (run / "run.json").write_text(json.dumps({"recipe": {"model": "unet"}}))
     assert make(capsys, run)[0] == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from saunet import weights
+from saunet import inference, weights
 from saunet.data import images
 from saunet.errors import InputError
 from saunet.layers import CrossScaleSpatialAttention, DropBlock2D, SpatialAttention
@@ -509,7 +509,7 @@ def card_of(folder):
             "padding": {"placement": "bottom_right", "multiple": 16, "square": True},
         },
         "threshold": {"value": 0.5, "chosen_on": "fixed by the paper"},
-        "data": {"dataset": "DRIVE", "split": "train", "images": [21, 22]},
+        "data": {"dataset": "DRIVE", "split": "train", "images": ["21", "22"]},
         "scores": [
             {
                 "dataset": "DRIVE",
@@ -658,6 +658,7 @@ def change(card, dotted, value=None):
         ("preprocessing.padding.square", None, "no 'preprocessing.padding.square'"),
         ("data", "DRIVE", "has no 'data.dataset'"),
         ("threshold.value", 1.5, "`threshold.value` is 1.5, expected a number"),
+        ("data.images", [21], r"`data.images` is \[21\], expected a list of names"),
         ("threshold.value", "0.5", "`threshold.value` is '0.5', expected a number"),
         ("weights", "../x.h5", "`weights` is '../x.h5', expected the plain name"),
         ("weights", "", "`weights` is '', expected the plain name"),
@@ -723,6 +724,19 @@ def test_shipped_weights_are_found_by_name_and_any_by_folder(tmp_path, monkeypat
     inside.mkdir(parents=True)
     folder.rename(inside / "sa_unet_drive")
     assert list_pretrained() == ["sa_unet_drive"]
+
+
+def test_a_run_under_the_name_of_shipped_weights_is_refused(tmp_path, monkeypatch):
+    """Which is meant? Its weights were taken in silence."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / list_pretrained()[0]
+    folder.mkdir()
+    (folder / "run.json").write_text('{"recipe": {"model": "sa_unet"}}')
+    (folder / "last.weights.h5").write_bytes(b"of a run")
+    for find in (weights.find_weights, weights.seen_images, inference.load_segmenter):
+        with pytest.raises(InputError, match=f"write ./{folder.name} for the folder"):
+            find(folder.name)
+    assert weights.find_weights(folder)[0] == folder / "last.weights.h5"
 
 
 def test_each_shipped_weight_is_sound_and_fits_its_network():

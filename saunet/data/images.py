@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = (
     ".webp",
     ".dcm",
 )
-MIN_SIDE = 32  # pixels; below it no network of this package has a map left to convolve
+MIN_SIDE = 32  # pixels; below it a picture is an icon, and no photograph
 _FORMATS = ("TIFF", "PNG", "JPEG", "PPM", "GIF", "BMP", "WEBP")
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -334,13 +334,15 @@ def _decode(path, *, single=False):
             file = gzip.GzipFile(fileobj=raw) if zipped else raw
             image = Image.open(file, formats=_FORMATS)
             image.load()
-            image = _as_meant(image, path)
             if single and getattr(image, "n_frames", 1) > 1:
                 raise InputError(
                     f"{path}: holds {image.n_frames} pictures, expected one: save the "
                     "one that is meant by itself"
                 )
+            zero_is_white = _check_tiff(image, path)  # a turned copy has no tags
             image = ImageOps.exif_transpose(image)
+            if zero_is_white:
+                image = Image.fromarray(65535 - _deep(image, path))
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -379,8 +381,12 @@ def _decode(path, *, single=False):
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
 
 
-def _as_meant(image, path):
-    """Mends or refuses the TIFFs that Pillow reads as other pixels than they hold."""
+def _check_tiff(image, path):
+    """Refuses the TIFFs of which Pillow reads other pixels than they hold.
+
+    Returns:
+        Whether it reads white as black: of 16 bits it does not heed that 0 is white.
+    """
     tags = getattr(image, "tag_v2", {})
     deep = max(tags.get(_BITS, (1,))) > 8
     if deep and tags.get(_PLANES) == 2 and tags.get(_COMPRESSION) == 1:
@@ -392,9 +398,7 @@ def _as_meant(image, path):
         raise InputError(
             f"{path}: signed pixels, expected those of a photograph: convert the file"
         )
-    if deep and image.mode[0] == "I" and tags.get(_PHOTOMETRIC) == 0:  # 0 is white
-        return Image.fromarray(65535 - _deep(image, path))
-    return image
+    return deep and image.mode[0] == "I" and tags.get(_PHOTOMETRIC) == 0
 
 
 def _starts_as_tiff(path):

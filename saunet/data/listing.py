@@ -122,7 +122,7 @@ def _listed(path):
             )
         names = [row[columns[0]] for row in rows[1:] if len(row) > columns[0]]
     else:
-        names = text.splitlines()
+        names = text.split("\n")  # no more: a name may hold what else ends a line
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise InputError(f"{path}: names no photograph; expected one path a line")

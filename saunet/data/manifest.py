@@ -148,8 +148,8 @@ class Manifest:
         """
         for photograph, result in begun:
             self.rows[str(result)] = _begun(photograph, result)
-        lines = [_line(COLUMNS), *(_line(row.values()) for row in self.rows.values())]
-        content = "".join(lines).encode("utf-8", errors="surrogateescape")
+        rows = [COLUMNS, *(row.values() for row in self.rows.values())]
+        content = "".join(map(csv_line, rows)).encode("utf-8", "surrogateescape")
         write_bytes(self.path, content, sync=True)
 
     def begin(self, photograph, result):
@@ -197,7 +197,7 @@ class Manifest:
         self.rows[row["result"]] = row
         try:
             with self.path.open("ab") as file:
-                file.write(_line(row.values()).encode("utf-8", "surrogateescape"))
+                file.write(csv_line(row.values()).encode("utf-8", "surrogateescape"))
                 # So that a loss of power takes no more than a second's rows: for each
                 # of them it would take longer than a small photograph.
                 if time.monotonic() - self._synced > 1:
@@ -244,7 +244,9 @@ def state_of(photograph):
     return str(facts.st_size), str(facts.st_mtime_ns)
 
 
-def _line(cells):
+def csv_line(cells):
+    """Returns a row of CSV, whatever is in its cells, which are str."""
+    cells = list(cells)
     text = io.StringIO(newline="")
     # By itself the writer quotes a "\n", and no "\r".
     quoting = (

@@ -211,11 +211,6 @@ def pair_truth(guesses, root, truth):
     return labels
 
 
-def find_predictions(folder):
-    """Returns the maps in a folder and in those below, as `list_results`."""
-    return list_results(folder, "prob")
-
-
 def place_of(path, root):
     """Returns what a prediction is of: its sub-folder of `root`, and its stem."""
     stem = image_stem(path).removesuffix("_prob") or image_stem(path)

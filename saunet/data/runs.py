@@ -11,17 +11,17 @@ TEXT = (str, type(None))
 # What is read by its name elsewhere. Each but the recipe may be absent.
 KINDS = {
     "recipe": (dict,),
-    "images": (list,),
-    "validation": (list,),
     "continued": (list,),
+    "devices": (int,),
     "versions": (dict,),
     "backend": TEXT,
     "device": TEXT,
     "commit": TEXT,
     "date": TEXT,
     "hours": (int, float),
-    "seen_sha256": (list,),
+    "start_sha256": TEXT,
 }
+NAMES = ("images", "validation", "start_images", "seen_sha256")
 RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
 
 
@@ -48,10 +48,11 @@ def read_run(folder):
         run = json.loads(path.read_text(encoding="utf-8"))
         recipe = run["recipe"]
         wrong = [*_wrong(run, KINDS), *_wrong(recipe, RECIPE_KINDS)]
+        wrong += [f"{k}={run[k]!r}" for k in NAMES if not are_names(run.get(k, []))]
         if not is_diameter(run.get("fov_diameter", 1)):
             wrong.append(f"fov_diameter={run['fov_diameter']!r}")
         known = "model" in recipe
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         wrong, known = [], False
     if wrong or not known:
         what = f"{wrong[0]} makes no sense in" if wrong else "not"
@@ -59,6 +60,11 @@ def read_run(folder):
             f"{path}: {what} the record of a run: expected what `saunet train` wrote"
         )
     return run
+
+
+def are_names(values):
+    """Returns whether this, from a file that others may have made, is a list of str."""
+    return type(values) is list and all(type(value) is str for value in values)
 
 
 def _wrong(record, kinds):

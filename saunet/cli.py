@@ -540,27 +540,11 @@ def _parser():
     _json_option(verb(models))
 
     sub = verb(summary)
-    sub.add_argument("model", metavar="MODEL", help="see `saunet models`")
-    sub.add_argument(
-        "--input-size",
-        nargs=2,
-        type=_positive,
-        default=[592, 592],
-        metavar=("H", "W"),
-        help="pixels of the image they are counted for (default: 592 592)",
-    )
+    _network_options(sub, "pixels of the image they are counted for")
     _json_option(sub)
 
     sub = verb(benchmark)
-    sub.add_argument("model", metavar="MODEL", help="see `saunet models`")
-    sub.add_argument(
-        "--input-size",
-        nargs=2,
-        type=_positive,
-        default=[592, 592],
-        metavar=("H", "W"),
-        help="pixels of an image (default: 592 592)",
-    )
+    _network_options(sub, "pixels of an image")
     sub.add_argument(
         "--batch",
         type=_positive,
@@ -879,6 +863,18 @@ def _output_options(sub):
         "--quiet", action="store_true", help="no progress, no closing line"
     )
     _json_option(sub)
+
+
+def _network_options(sub, what):
+    sub.add_argument("model", metavar="MODEL", help="see `saunet models`")
+    sub.add_argument(
+        "--input-size",
+        nargs=2,
+        type=_positive,
+        default=[592, 592],
+        metavar=("H", "W"),
+        help=f"{what} (default: 592 592)",
+    )
 
 
 def _positive(text):

@@ -199,7 +199,7 @@ def test_a_missing_folder_is_named_with_the_layout(tmp_path):
 def test_labels_of_another_size_are_refused(small, tmp_path):
     root = copy_one(small, tmp_path, "chase_db1")
     replace(root / "Image_01R_1stHO.png", np.zeros((40, 47), np.uint8))
-    with pytest.raises(InputError, match="47x40 pixels, but its image is 48x40"):
+    with pytest.raises(InputError, match="47x40 pixels, but its photograph is 48x40"):
         load_dataset("chase_db1", root)
 
 

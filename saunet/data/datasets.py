@@ -16,7 +16,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from saunet.data.images import read_fov, read_gray, read_image, read_mask, sides
+from saunet.data.images import (
+    of_one_size,
+    read_fov,
+    read_gray,
+    read_image,
+    read_mask,
+    sides,
+)
 from saunet.errors import InputError
 
 NO_TEST_LABELS = (
@@ -353,13 +360,7 @@ def _load_sample(dataset, root, sample):
     def labels(kind):
         read = read_fov if kind == "fov" else read_mask
         mask = read(_existing(paths[kind], dataset, root))
-        if mask.shape != image.shape[:2]:
-            raise InputError(
-                f"{paths[kind]}: {sides(mask)} pixels, but its image is "
-                f"{sides(image)} pixels: "
-                "labels and image must be of one size"
-            )
-        return mask
+        return of_one_size(mask, image, paths[kind])
 
     return Sample(
         name=sample,

@@ -16,7 +16,13 @@ from pathlib import Path
 
 from saunet.data.datasets import Sample
 from saunet.data.field import field_of_view
-from saunet.data.images import image_stem, read_fov, read_image, read_label, sides
+from saunet.data.images import (
+    image_stem,
+    of_one_size,
+    read_fov,
+    read_image,
+    read_label,
+)
 from saunet.data.pairing import (
     list_images,
     list_tree,
@@ -181,12 +187,7 @@ def _load(image, label, field):
     pixels, vessels = read_image(image), read_label(label)
     fov = field_of_view(pixels)[0] if field is None else read_fov(field)
     for path, mask in ((label, vessels), (field, fov)):
-        if mask.shape != pixels.shape[:2]:
-            raise InputError(
-                f"{path}: {sides(mask)} pixels, but its photograph is "
-                f"{sides(pixels)} pixels: both "
-                "must be of one size"
-            )
+        of_one_size(mask, pixels, path)
     return Sample(
         name=image_stem(image),
         image=pixels,

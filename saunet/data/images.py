@@ -53,6 +53,16 @@ def sides(array):
     return f"{array.shape[1]}x{array.shape[0]}"
 
 
+def of_one_size(mask, image, path):
+    """Returns the mask of a photograph; InputError where it has another size."""
+    if mask.shape != image.shape[:2]:
+        raise InputError(
+            f"{path}: {sides(mask)} pixels, but its photograph is {sides(image)} "
+            "pixels: both must be of one size"
+        )
+    return mask
+
+
 def read_image(path):
     """Reads one picture of any common kind as RGB.
 

@@ -175,7 +175,6 @@ def train(args):
     """
     load_framework()
     from saunet.training import train
-    from saunet.weights import run_weights
 
     recipe, samples = _recipe(args), _samples(args, "train")
     progress = not (args.quiet or args.json)  # Keras prints it on stdout
@@ -193,7 +192,8 @@ def train(args):
     except KeyboardInterrupt:
         print(f"saunet: interrupted{_goes_on(args)}", file=sys.stderr)
         return 130
-    weights = str(run_weights(args.out))
+    which = "best" if recipe.validation else "last"
+    weights = str(Path(args.out) / f"{which}.weights.h5")
     line = f"{weights}: use it by --weights {args.out}"
     _print_done(args, {"weights": weights}, line)
 

@@ -252,7 +252,14 @@ def test_evaluate_sees_what_it_says(capsys, monkeypatch, options, used):
 
     monkeypatch.setattr(saunet.inference, "load_segmenter", lambda *a, **k: Segmenter())
     monkeypatch.setitem(cli.SYNTHETIC_SEEDS, "test", [100])
-    argv = ("evaluate", "--weights", "w", "--dataset", "synthetic", *options)
+    argv = (
+        "evaluate",
+        "--weights",
+        "sa_unet_drive",
+        "--dataset",
+        "synthetic",
+        *options,
+    )
     status, out, err = run(capsys, *argv)
     assert (status, err) == (0, "")
     words = "".join(f", {name} {value}" for name, value in used.items())

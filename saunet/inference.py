@@ -23,7 +23,7 @@ from saunet.engines import (
     read_metadata,
 )
 from saunet.errors import InputError, MissingPackageError
-from saunet.export import export
+from saunet.export import check_export, export
 from saunet.models import build_model
 
 PADDING = {"placement": "centered", "multiple": 16, "square": True}
@@ -486,6 +486,8 @@ def export_segmenter(segmenter, path, file_format, *, calibration=None, seen=())
             already, or what was written cannot be run.
     """
     model = network_of(segmenter)
+    # Before the photographs are looked for.
+    check_export(path, file_format, calibrated=calibration is not None)
     batches = None
     if calibration is not None:
         paths, _ = find_images(calibration)

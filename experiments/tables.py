@@ -267,6 +267,8 @@ def results_page(results):
             if lost := [r for r in records if r["views"] == 1 and not r["history"]]:
                 names = ", ".join(_run_title(paper, dataset, r) for r in lost)
                 parts.append(f"No curve of {names}: the log was not kept.")
+            if note := getattr(module, "NOTES", {}).get(dataset):
+                parts.append(note)
     parts.append("## Others, by the same scorer")
     for (paper, dataset), records in results.items():
         if paper == "others":

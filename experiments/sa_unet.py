@@ -55,9 +55,9 @@ def rows_of(dataset):
 ROWS = (*rows_of("drive"), *rows_of("chase_db1"))
 # Said below the tables of a dataset.
 NOTES = {
-    "chase_db1": "`unet_18`, which normalises nothing, drew a blank map for a third of "
-    "its epochs (see its curve) and learned too late: its score is one of that start, "
-    "and another seed may do as well as `unet_18_sa`."
+    "chase_db1": "The loss of `unet_18`, which normalises nothing, stood still for a "
+    "third of its epochs (see its curve): its score is that of one start. No other "
+    "seed was trained."
 }
 
 if __name__ == "__main__":

@@ -528,6 +528,13 @@ def test_no_test_of_images_that_were_trained_on(
         assert (status, out, remedy in err) == (2, "", True)
 
 
+def test_a_fold_is_named_with_its_scores():
+    args = SimpleNamespace(dataset="stare", split="test", fold=2)
+    assert cli._dataset_title(args) == "stare, test, fold 2"
+    args.fold = None
+    assert cli._dataset_title(args) == "stare, test"
+
+
 def test_workers_are_of_a_cluster(capsys):
     argv = ("predict", "a.png", "--weights", "sa_unet_drive", "--out", "o")
     status, _, err = run(capsys, *argv, "--workers", 4)

@@ -639,7 +639,7 @@ def test_a_process_that_dies_is_one_line(monkeypatch, folder, error, message):
 
 
 def test_a_name_of_two_lines_is_one_row(folder, tmp_path):
-    name = folder / "maps" / "a\r\nb_mask.png"
+    name = folder / "maps" / "a\rb_mask.png"
     save(name, WYE)
     measure_files([folder / "maps"], tmp_path / "m.csv")
     assert str(name) in [row["file"] for row in read_rows(tmp_path / "m.csv")]

@@ -8,6 +8,7 @@ leaves fewer spurs than Zhang & Suen's. The graph of its pixels, by skan
 sqrt(2) long. docs/measures.md gives every formula, unit and bias.
 """
 
+import json
 import math
 import os
 import signal
@@ -22,14 +23,16 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 
+from saunet import __version__
 from saunet.data.images import (
     image_stem,
     read_fov,
     read_label,
     sides,
     writable_folder,
+    write_bytes,
 )
-from saunet.data.manifest import csv_line
+from saunet.data.manifest import csv_line, state_of
 from saunet.data.pairing import list_results, pair_trees
 from saunet.errors import InputError, need
 from saunet.quiet import track
@@ -191,7 +194,8 @@ def measure_files(
     """Measures the masks in files and folders, and writes a CSV of one row each.
 
     A file that cannot be read or measured is skipped, unless all are. Until the last
-    is measured the rows are in `<out>.<process>.part`, where they stay if it is killed.
+    is measured the rows are in `<out>.part`. If the run is killed they stay there, and
+    the next one measures only what is missing or has changed.
 
     Args:
         inputs: as of `find_masks`.
@@ -222,39 +226,71 @@ def measure_files(
     roots = find_masks(inputs)
     fovs = {} if fov is None else _pair_fovs(roots, fov)
     writable_folder(out.parent)
-    masks = [(path, fovs.get(path)) for path in roots]
-    measured = _in_processes(partial(_measure_file, scale), masks, workers)
-    rows, skipped = [], {}
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
+    masks = {_state(path, fovs.get(path), scale): path for path in roots}
+    part = out.with_name(f"{out.name}.part")
+    rows = _read_part(part, masks)
+    todo = {state: path for state, path in masks.items() if state not in rows}
+    jobs = [(path, fovs.get(path)) for path in todo.values()]
+    measured = _in_processes(partial(_measure_file, scale), jobs, workers)
+    skipped = {}
     try:
-        table = part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        with table:
-            shown = track(measured, "measuring", progress, total=len(masks))
-            for file, row, reason in shown:
+        with part.open("a", encoding="ascii") as file:
+            shown = track(measured, "measuring", progress, total=len(jobs))
+            for state, (name, row, reason) in zip(todo, shown, strict=True):
                 if row is None:
-                    skipped[file] = reason
+                    skipped[name] = reason
                     continue
-                row = {"file": file, **row}
-                if not rows:
-                    table.write(csv_line(row))
-                cells = ("" if v is None else str(v) for v in row.values())
-                table.write(csv_line(cells))
-                table.flush()
-                rows.append(row)
-        if rows:
-            os.replace(part, out)
-        else:
-            part.unlink()
+                rows[state] = {"file": name, **row}
+                file.write(json.dumps([state, rows[state]]) + "\n")
+                file.flush()
     except OSError as error:
         raise InputError(
-            f"{out}: cannot be written ({error.strerror or error}): give a folder with "
-            "free space"
+            f"{part}: cannot be written ({error.strerror or error}): give a folder "
+            "with free space"
         ) from error
-    if not rows:
+    found = [rows[state] for state in masks if state in rows]
+    if found:
+        cells = (["" if v is None else str(v) for v in row.values()] for row in found)
+        table = "".join(map(csv_line, [found[0], *cells]))
+        write_bytes(out, table.encode("utf-8", "surrogateescape"))
+    part.unlink(missing_ok=True)
+    if not found:
         reason = next(iter(skipped.values()))
         more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
         raise InputError(reason + more)
-    return {"images": rows, "skipped": skipped}
+    return {"images": found, "skipped": skipped}
+
+
+def _state(path, fov, scale):
+    """Returns what decides the measures of a mask, as one str."""
+    files = [(os.path.abspath(file), *state_of(file)) for file in (path, fov) if file]
+    return json.dumps([__version__, scale, *files])
+
+
+def _read_part(part, masks):
+    """Returns the rows, by state, that a killed run has left of these masks."""
+    rows = {}
+    try:
+        lines = part.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return rows
+    except OSError as error:
+        raise InputError(
+            f"{part}: cannot be read ({error.strerror}): choose another file with --out"
+        ) from error
+    if lines and not lines[-1].endswith(b"\n"):
+        del lines[-1]  # half a row
+    try:
+        for state, row in map(json.loads, lines):
+            if state in masks:
+                rows[state] = {**row, "file": str(masks[state])}
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{part}: not what a killed `saunet measure` leaves: move it away, or "
+            "choose another file with --out"
+        ) from error
+    write_bytes(part, b"".join(lines))
+    return rows
 
 
 def _measure_file(scale, paths):

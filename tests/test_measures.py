@@ -645,8 +645,10 @@ def test_a_name_of_two_lines_is_one_row(folder, tmp_path):
     assert str(name) in [row["file"] for row in read_rows(tmp_path / "m.csv")]
 
 
-def test_a_run_that_is_killed_leaves_the_rows_it_has(monkeypatch, folder):
-    part = folder / f"m.csv.{os.getpid()}.part"
+@pytest.fixture
+def killed(monkeypatch, folder):
+    """The file that a run leaves which is killed at the second of two masks."""
+    part = folder / "m.csv.part"
 
     def second_time(*args, **options):
         if part.stat().st_size:
@@ -654,23 +656,68 @@ def test_a_run_that_is_killed_leaves_the_rows_it_has(monkeypatch, folder):
         return measure_vessels(*args, **options)
 
     (folder / "m.csv").write_text("old")
-    monkeypatch.setattr(measures, "measure_vessels", second_time)
-    with pytest.raises(KeyboardInterrupt):
-        measure_files([folder / "maps"], folder / "m.csv")
-    (row,) = read_rows(part)
-    assert row["file"] == str(folder / "maps" / "01_test_mask.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(measures, "measure_vessels", second_time)
+        with pytest.raises(KeyboardInterrupt):
+            measure_files([folder / "maps"], folder / "m.csv")
     assert (folder / "m.csv").read_text() == "old"
-    monkeypatch.undo()
+    return part
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The list of masks that are measured from now on."""
+    read, names = measures._read_mask, []
+
+    def noted(path):
+        names.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(measures, "_read_mask", noted)
+    return names
+
+
+def test_a_run_that_was_killed_goes_on(folder, killed, measured):
+    killed.write_bytes(killed.read_bytes() + b'["half a row')
+    result = measure_files([folder / "maps"], folder / "m.csv")
+    assert measured == ["02_test_mask.png"]
+    assert not killed.exists()
+    # Whatever was read back, it is what one run at a stretch gives.
+    table = (folder / "m.csv").read_bytes()
+    whole = measure_files([folder / "maps"], folder / "whole.csv")
+    assert result == whole
+    assert table == (folder / "whole.csv").read_bytes()
+
+
+def test_what_changed_since_a_run_was_killed_is_measured_again(
+    folder, killed, measured
+):
+    save(folder / "maps" / "01_test_mask.png", WYE)
     measure_files([folder / "maps"], folder / "m.csv")
-    assert len(read_rows(folder / "m.csv")) == 2
-    assert not part.exists()
+    assert measured == ["01_test_mask.png", "02_test_mask.png"]
+
+
+@pytest.mark.parametrize("option", ["scale", "fov"])
+def test_with_other_settings_a_killed_run_begins_anew(folder, killed, measured, option):
+    given = {"scale": {"micrometres_per_pixel": 4.0}, "fov": {"fov": folder / "fov"}}
+    measure_files([folder / "maps"], folder / "m.csv", **given[option])
+    assert measured == ["01_test_mask.png", "02_test_mask.png"]
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "[1, 2, 3]\n", "7\n", "\xff\n"])
+def test_another_programs_part_is_left_alone(folder, content):
+    part = folder / "m.csv.part"
+    part.write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match="move it away"):
+        measure_files([folder / "maps"], folder / "m.csv")
+    assert part.read_text(encoding="latin-1") == content
 
 
 def test_a_full_disk_is_one_line(capsys, monkeypatch, folder):
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(measures.os, "replace", full)
+    monkeypatch.setattr(images.os, "replace", full)
     status, _, complaint = run(capsys, folder / "maps", "--out", folder / "m.csv")
     assert status == 2
     assert complaint.count("\n") == 1

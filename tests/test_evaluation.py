@@ -428,6 +428,12 @@ def test_an_empty_or_missing_folder_is_named(folders):
         ("im0001_prob.png", "im0001.ah.ppm.gz"),
         ("left eye.png", "left eye.gif"),
         ("2024_03_a.png", "2024_03_a_label.png"),
+        ("2024_03_a.png", "2024_03_7_b.png"),
+        ("2024_03_7_a.png", "2024_03_b.png"),
+        ("p2_visit1_a.png", "p2_visit01_b.png"),
+        ("p2_visit1_a.png", "p2_h3.png"),
+        ("M\u00fcller_1.png", "Mu\u0308ller_1.png"),
+        ("Foto 1.JPG", "foto 1.png"),
     ],
 )
 def test_files_of_one_image_find_each_other(first, second):
@@ -438,6 +444,8 @@ def test_files_of_one_image_find_each_other(first, second):
 
 def test_two_observers_are_of_one_image():
     first, second = Path("01_manual1.gif"), Path("01_manual2.gif")
+    assert pair_files([second], [first]) == {second: first}
+    first, second = Path("1_obs1.gif"), Path("1_Obs2.gif")
     assert pair_files([second], [first]) == {second: first}
     first, second = Path("1_02_a.gif"), Path("01_2_b.gif")
     assert pair_files([second], [first]) == {second: first}
@@ -462,6 +470,14 @@ def test_pairs_by_the_same_name_come_first():
         (["a.png"], ["ab.png"], "a.png has no partner"),
         (["p1_2019.png"], ["p1_2020.png"], "but p1_2020.png, .* by another number"),
         (["p1-2019.png"], ["p1-2020-label.png"], "or by another number"),
+        (["p1_2019-03-01.png"], ["p1_2019-04-01.png"], "or by another number"),
+        (["20190301_120000_01.png"], ["20190301_120000_02.png"], "another number"),
+        (["1.2.840.113619.2.55.1.png"], ["1.2.840.113619.2.55.2.png"], "another num"),
+        (["p2_visit1_mask.png"], ["p2_visit2.png"], "or by another number"),
+        (["p2_V1.png"], ["p2_v2_label.png"], "or by another number"),
+        (["12_OD.png"], ["12_OG.png"], "of the other eye"),
+        (["4711_RA.png"], ["4711_LA.png"], "of the other eye"),
+        (["Mu\u0308ller.png"], ["Mu.png"], "has no partner"),
     ],
 )
 def test_doubtful_pairs_are_refused(paths, others, message):
@@ -488,11 +504,19 @@ def test_many_files_are_paired_by_looking_at_each_a_few_times(tmp_path, monkeypa
     paths = [Path(f"{i}_prob.png") for i in range(1000)]
     paths += [Path(f"eye{i}x_left.png") for i in range(1000)]
     paths += [Path(f"scan.{i}.png") for i in range(1000)]
+    paths += [Path(f"cohort1_{i}_image.png") for i in range(1000)]
     others = [Path(f"{i:05}_manual1.gif") for i in range(1000)]
     others += [Path(f"eye{i}x.gif") for i in range(1000)]
     others += [Path(f"scan.{i}_1stHO.png") for i in range(1000)]
+    others += [Path(f"cohort1_{i}_label.png") for i in range(1000)]
+    looked = []
+    differ = pairing._differ
+    monkeypatch.setattr(
+        pairing, "_differ", lambda *names: looked.append(names) or differ(*names)
+    )
     assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
-    assert len(calls) == 9_000
+    assert len(calls) == 8_000
+    assert len(looked) == 2_000
     for name in ("images", "vessels"):
         (tmp_path / name).mkdir()
         for i in range(50):

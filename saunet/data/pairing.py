@@ -6,14 +6,21 @@ labels folder by folder: predictions/left/01_prob.png with truth/left/01.png.
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from saunet.data.images import image_stem, is_image_name
 from saunet.errors import InputError
 
-EYES = {"left": "L", "os": "L", "right": "R", "od": "R"}
+# English, Latin, French, German, Italian.
+LEFT = ("left", "os", "og", "gauche", "la", "links", "sx")
+RIGHT = ("right", "od", "droit", "droite", "ra", "rechts", "dx")
+EYES = dict.fromkeys(LEFT, "L") | dict.fromkeys(RIGHT, "R")
 LETTERS = {"l": "L", "r": "R"}
+# Numbered, they are two who drew one image.
+OBSERVERS = {"manual", "observer", "obs", "expert", "grader", "reader", "annotator"}
 FIRST_NUMBER = re.compile(r"\D*\d+[A-Za-z]*")
 
 
@@ -92,10 +99,11 @@ def pair_files(paths, others):
 
     In this order: the same name (`a.png`, `a.gif`); one name beginning with the other
     (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
-    first number (`01_test.png`, `01_manual1.gif` are both 1), unless they are of
-    different eyes (`1_left.png`, `1_right.png`) or have different second numbers, set
-    apart (`p1_2019.png`, `p1_2020_label.png`). A trailing `_prob` or `_mask` on the
-    first side does not count.
+    first number, whatever its capitals (`01_test.png`, `01_manual1.gif` are both 1),
+    unless they are of different eyes (`1_left.png`, `1_right.png`), or differ in a
+    later number, set apart (`p1_2019.png`, `p1_2020_label.png`) or after the same word
+    (`p1_visit1.png`, `p1_visit2.png`) that names no observer. A trailing `_prob` or
+    `_mask` on the first side does not count, nor how an accent is encoded.
 
     Args:
         paths: list of Path.
@@ -125,36 +133,37 @@ def partner_finder(others):
 
     The function raises InputError where there is none, or more than one.
     """
-    stems, beginnings, numbers = {}, {}, {}  # each name -> indices of others
-    for index, other in enumerate(others):
-        stem = image_stem(other)
-        stems.setdefault(stem, []).append(index)
-        numbers.setdefault(_number(stem), []).append(index)
-        for beginning in _beginnings(stem):
+    names = [_name_of(other) for other in others]
+    # Each name, number, and what these begin with -> indices of others.
+    stems, beginnings, exactly, longer, alike = {}, {}, {}, {}, {}
+    for index, name in enumerate(names):
+        stems.setdefault(name.stem, []).append(index)
+        for beginning in _beginnings(name.stem):
             beginnings.setdefault(beginning, []).append(index)
+        alike.setdefault(name.numbers[0], []).append(index)
+        exactly.setdefault(name.numbers, []).append(index)
+        for end in range(1, len(name.numbers)):
+            longer.setdefault(name.numbers[:end], []).append(index)
 
     def find(path):
-        name = image_stem(path)
-        stem = _prediction_stem(name)
-        found = stems.get(name) or stems.get(stem)
+        whole = _stem(path)
+        name = _name(_prediction_stem(whole))
+        found = stems.get(whole) or stems.get(name.stem)
         if not found:
-            shorter = [i for name in _beginnings(stem) for i in stems.get(name, ())]
-            found = sorted([*beginnings.get(stem, ()), *shorter])
-        alike = () if found else numbers.get(_number(stem), ())
-        if alike:
-            eye = _eye(path)
-            found = [
-                i
-                for i in alike
-                if {eye, _eye(others[i])} != {"L", "R"}
-                and not _differ_by_number(stem, image_stem(others[i]))
-            ]
+            shorter = [i for b in _beginnings(name.stem) for i in stems.get(b, ())]
+            found = sorted([*beginnings.get(name.stem, ()), *shorter])
+        near = () if found else alike.get(name.numbers[0], ())
+        if near:
+            ends = range(1, len(name.numbers) + 1)
+            found = [i for end in ends for i in exactly.get(name.numbers[:end], ())]
+            found += longer.get(name.numbers, ())
+            found = sorted(i for i in found if not _differ(name, names[i]))
         if len(found) != 1:
             where = others[0].parent if others else "an empty folder"
-            names = names_of([others[index] for index in found or alike])
-            trouble = f"may be any of {names}" if found else "has no partner"
-            if alike and not found:
-                trouble += f" but {names}, of the other eye or by another number,"
+            rivals = names_of([others[index] for index in found or near])
+            trouble = f"may be any of {rivals}" if found else "has no partner"
+            if near and not found:
+                trouble += f" but {rivals}, of the other eye or by another number,"
             raise InputError(
                 f"{path.name} {trouble} in {where}: give each image one file on both "
                 "sides, named alike (01_test.png and 01_manual1.gif)"
@@ -247,26 +256,59 @@ def _beginnings(stem):
     return [stem[:i] for i, letter in enumerate(stem) if not letter.isalnum()]
 
 
-def _number(stem):
-    """Returns a name up to its first number: "01" and "1" -> "1", "im0001.ah" -> it."""
-    match = FIRST_NUMBER.match(stem)
-    key = match.group() if match else stem
-    return str(int(key)) if key.isdecimal() else key
+class _Name(NamedTuple):
+    """What a file's name says.
 
-
-def _differ_by_number(stem, other):
-    """Returns whether both names have a second number, and not the same one.
-
-    A number by itself, such as a year: manual1 and manual2 are two observers.
+    Attributes:
+        stem: str.
+        numbers: tuple, the name up to its first number ("01" and "1" are "1",
+            "im0001.ah" is "im0001"), then each later number that is set apart, such as
+            a year: int.
+        counted: dict from each later word that ends with a number to that number.
+        eye: "L", "R" or None.
     """
-    rests = [FIRST_NUMBER.sub("", name, count=1) for name in (stem, other)]
-    found = [re.search(r"\b\d+\b", rest.replace("_", "-")) for rest in rests]
-    return all(found) and len({int(number.group()) for number in found}) == 2
+
+    stem: str
+    numbers: tuple
+    counted: dict
+    eye: str | None
 
 
-def _eye(path):
-    """Returns which eye a file's name says, "L" or "R", or None."""
-    words = re.findall(r"[a-z]+", image_stem(path).lower())
+def _name_of(path):
+    return _name(_stem(path))
+
+
+def _stem(path):
+    # macOS takes an accent for a letter of its own: "u" and two dots.
+    return unicodedata.normalize("NFC", image_stem(path))
+
+
+def _name(stem):
+    match = FIRST_NUMBER.match(stem)
+    first = (match.group() if match else stem).casefold()
+    first = str(int(first)) if first.isdecimal() else first
+    rest = FIRST_NUMBER.sub("", stem, count=1).replace("_", "-").lower()
+    later = [int(number) for number in re.findall(r"\b\d+\b", rest)]
+    counted = {
+        word: int(number)
+        for word, number in re.findall(r"\b([a-z]+)(\d+)\b", rest)
+        if word not in OBSERVERS
+    }
+    return _Name(stem, (first, *later), counted, _eye(stem))
+
+
+def _differ(name, other):
+    """Returns whether two names of one number are of different eyes, or visits."""
+    eyes = {name.eye, other.eye} == {"L", "R"}
+    return eyes or any(
+        other.counted.get(word, number) != number
+        for word, number in name.counted.items()
+    )
+
+
+def _eye(stem):
+    """Returns which eye a name says, "L" or "R", or None."""
+    words = re.findall(r"[a-z]+", stem.lower())
     for known in (EYES, LETTERS):  # a letter may mean something else beside a word
         eyes = {known[word] for word in words if word in known}
         if eyes:

@@ -269,6 +269,7 @@ def results_page(results):
                 parts.append(f"No curve of {names}: the log was not kept.")
             if note := getattr(module, "NOTES", {}).get(dataset):
                 parts.append(note)
+    parts += [PUBLISHED, table(PUBLISHED_HEADS, _published_lines(), 5)]
     parts.append("## Others, by the same scorer")
     for (paper, dataset), records in results.items():
         if paper == "others":
@@ -294,7 +295,8 @@ INTRODUCTION = """# Results
 
 Every score is read from `experiments/results/*.json`, which also holds the scores of
 each image, the recipe, the versions and the device; published ones are in
-`experiments/published.csv` and `experiments/published_costs.csv`. "SA-UNet slides" are
+`experiments/published.csv`, [all of them below](#all-published-scores), and
+`experiments/published_costs.csv`. "SA-UNet slides" are
 its authors' own on their paper; "U-Net slides" are those of De Lange, Van de Sompele
 and Nijs, "Image Segmentation: Exploring U-Nets"; lwnet is the network of Galdran et al.
 (https://github.com/agaldran/lwnet), whose public maps are scored here.
@@ -344,6 +346,15 @@ best and the worst image. No photograph of a data set is part of this repository
 UNTRAINED = """ No row is trained by them yet, so a `difference`
   is one of recipe and network together."""
 
+PUBLISHED = """## All published scores
+
+As the sources print them: of the rows above by their keys, of others by name. Region
+and pooling are by the source or its authors' code, empty where neither says. Scores of
+different sources can be of different images, regions and poolings."""
+
+PUBLISHED_HEADS = ("dataset", "network", "published in", "region", "pooling")
+PUBLISHED_HEADS += (*HEADS, "MCC", "Jaccard")
+
 IMAGES = """## Image by image
 
 F1 inside the field of view of each test image, by the shipped weights, one view, the
@@ -379,6 +390,20 @@ def _cost_lines(paper):
         given = (row["parameters"], row["trainable"], row["gflops"])
         given = (f"{int(n):,}" if n.isdecimal() else n for n in given)
         lines.append([f"`{row['key']}`", row["source"], *ours, *given])
+    return lines
+
+
+def _published_lines():
+    """Returns a line for each entry of `published.csv`, by dataset."""
+    with (RESULTS.parent / "published.csv").open(newline="", encoding="utf-8") as file:
+        entries = list(csv.DictReader(file))
+    lines = []
+    for dataset in DATASETS:
+        for entry in (e for e in entries if e["dataset"] == dataset):
+            name = entry["row"] if entry["paper"] == "cited" else f"`{entry['row']}`"
+            where = [entry[k] for k in ("source", "region", "pooling")]
+            scores = [entry[k] for k in (*COLUMNS, "mcc", "jaccard")]
+            lines.append([DATASETS[dataset].title, name, *where, *scores])
     return lines
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from saunet.data.datasets import NO_TEST_LABELS
 from saunet.data.images import (
+    image_stem,
     read_fov,
     read_gray,
     read_gray_map,
@@ -266,13 +267,15 @@ def read_map(path):
 
 def _shares(gray, path):
     """Returns a picture's brightness as shares of full scale."""
-    if gray.max() == 1:
-        full = np.iinfo(gray.dtype).max
+    full = np.iinfo(gray.dtype).max
+    # Of 65535 it may be the largest probability that a network gave.
+    ours = full == 65535 and image_stem(path).endswith("_prob")
+    if gray.max() == 1 and not ours:
         raise InputError(
             f"{path}: holds only 0 and 1, of {full}: expected probabilities at full "
             f"scale; multiply by {full}"
         )
-    return gray.astype(np.float32) / np.float32(np.iinfo(gray.dtype).max)
+    return gray.astype(np.float32) / np.float32(full)
 
 
 def check_labelled(samples):

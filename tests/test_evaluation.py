@@ -581,3 +581,9 @@ def test_a_map_of_zeros_and_ones_is_refused(tmp_path):
     write_png(tmp_path / "a.png", np.eye(40, dtype=np.uint8))
     with pytest.raises(InputError, match="holds only 0 and 1, of 255"):
         read_probability(tmp_path / "a.png")
+    write_png(tmp_path / "b.png", np.eye(40, dtype=np.uint16))
+    with pytest.raises(InputError, match="holds only 0 and 1, of 65535"):
+        read_probability(tmp_path / "b.png")
+    # `predict` writes so where 1.5e-5 was the largest.
+    (tmp_path / "b.png").rename(tmp_path / "b_prob.png")
+    assert read_probability(tmp_path / "b_prob.png").max() == np.float32(1 / 65535)

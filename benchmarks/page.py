@@ -10,12 +10,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def append(name, row):
-    """Adds a row to a file of results; the first one brings the header."""
+    """Adds a row to a file of results, or begins it; its columns are those of all."""
     path = RESULTS / name
-    new = not path.exists()
+    header = list(row)
+    if path.exists():
+        with path.open(newline="") as file:
+            header = next(csv.reader(file))
+        if set(row) != set(header):
+            raise SystemExit(f"{path}: its columns are {header}, not {list(row)}")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
+        writer = csv.DictWriter(file, header, lineterminator="\n")
+        if not file.tell():
             writer.writeheader()
         writer.writerow(row)
 

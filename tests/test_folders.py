@@ -112,6 +112,13 @@ def test_what_is_done_and_unchanged_is_not_done_again(tree, tmp_path):
     assert sorted(places) == sorted([*PLACES, "left/new"])  # one row each
 
 
+def test_one_setting_in_two_words_is_not_done_again(tree, tmp_path):
+    counting, out = Counting(), tmp_path / "out"
+    predict_files(counting.segmenter, [tree], out, scale=1)
+    again = predict_files(counting.segmenter, [tree], out, scale=1.0)
+    assert (again["unchanged"], again["written"]) == (4, [])
+
+
 def test_a_photograph_that_changes_meanwhile_is_done_again(tree, tmp_path):
     """A row vouches for the bytes that were segmented."""
     counting, out = Counting(), tmp_path / "out"

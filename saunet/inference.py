@@ -416,17 +416,13 @@ def load_segmenter(name_or_file, model=None, *, placement=None, **engine):
         padding = {**PADDING, "placement": placement or PADDING["placement"]}
         name = f"{model} ({path.name})"
         return Segmenter(network, padding=padding, name=name, **engine)
-    if run:
-        about = read_run(run)["recipe"]
-    else:
-        about = weights.read_card(weights.find_pretrained(name_or_file))
-    if model not in (None, about["model"]):
+    load = load_run if run else load_pretrained
+    segmenter = load(name_or_file, **engine)
+    if model not in (None, held := segmenter.model.name):
         raise InputError(
-            f"{name_or_file} holds a {about['model']}, not a {model}: leave --model out"
+            f"{name_or_file} holds a {held}, not a {model}: leave --model out"
         )
-    if run:
-        return load_run(path, **engine)
-    return load_pretrained(name_or_file, **engine)
+    return segmenter
 
 
 def _load_onnx(path, model, engine="auto", precision="float32", threads=None):

@@ -9,6 +9,7 @@ images of 592x592 reaches 1e25 in float32, while means cancel out of each ratio.
 """
 
 import functools
+import inspect
 
 from keras import ops
 
@@ -73,10 +74,16 @@ def get_loss(name, **options):
     """Returns the loss `name` with `options` (such as `mcc_weight`) bound.
 
     Raises:
-        InputError: No loss has this name.
+        InputError: No loss has this name, or it does not take such an option.
     """
     if name not in LOSSES:
         raise InputError(f"unknown loss '{name}': known are {', '.join(LOSSES)}")
+    known = list(inspect.signature(LOSSES[name]).parameters)[2:]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(
+            f"loss '{name}' has no option '{unknown[0]}'; it takes: "
+            f"{', '.join(known) or 'none'}"
+        )
     loss = functools.partial(LOSSES[name], **options)
     loss.__name__ = name
     return loss

@@ -209,6 +209,8 @@ def test_the_weights_of_bce_mcc_are_options():
 def test_an_unknown_loss_names_the_known():
     with pytest.raises(InputError, match="'cldice': known are bce, dice, jaccard, mcc"):
         get_loss("cldice")
+    with pytest.raises(InputError, match="no option 'mcc_weight'; it takes: none"):
+        get_loss("mcc", mcc_weight=2)
 
 
 def test_a_perfect_guess_of_one_pixel_costs_nothing():

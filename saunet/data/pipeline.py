@@ -53,7 +53,6 @@ def fixed_batches(
     Args and yields: as `random_batches`, with the `placement` of `padding.pad`.
     """
     size = common_size(samples)
-    views = [padded(s, size, placement) for s in samples]
     per_round = -(-len(samples) // batch_size)
     for batch in count(start):
         begin = batch // per_round * len(samples)
@@ -61,7 +60,8 @@ def fixed_batches(
         last = min(first + batch_size, begin + len(samples))
         lacking = -(last - first) % multiple
         places = [*range(first, last), *(begin + i for i in range(lacking))]
-        yield to_arrays([views[_shuffled(p, len(samples), seed)] for p in places])
+        chosen = [samples[_shuffled(p, len(samples), seed)] for p in places]
+        yield to_arrays([padded(s, size, placement) for s in chosen])
 
 
 def padded(sample, size, placement):

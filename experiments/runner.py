@@ -277,7 +277,7 @@ def record_of(row, name, seed, folder, tests, views):
         "gflops": round(count_flops(model, (592, 592, 3)) / 1e9, 3),
         "weights": weights,
         # of a data set's own photographs their names say enough
-        **{key: value for key, value in run.items() if key != "seen_sha256"},
+        **{k: v for k, v in run.items() if k not in ("seen_sha256", "labels_sha256")},
         "engine": f"{segmenter.engine.name} {version(segmenter.engine.name)}",
         "history": {n: [round(v, 5) for v in log[n]] for n in losses},
         "scores": scores,

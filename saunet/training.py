@@ -17,9 +17,10 @@ Nothing but the recipe, the seed and the samples decides a run there.
 """
 
 import csv
-import inspect
 import io
+import itertools
 import json
+import math
 import platform
 import sys
 import time
@@ -173,11 +174,12 @@ class Recipe:
             if not sound or (high is not None and value > high):
                 raise InputError(f"recipe field {name}={value!r} must be {expected}")
         if not self.learning_rates or not all(
-            _are_numbers(pair, 2) for pair in self.learning_rates
+            _are_numbers(pair, 2) and isinstance(pair[0], int)
+            for pair in self.learning_rates
         ):
             raise InputError(
                 f"recipe field learning_rates={self.learning_rates!r} must be pairs of "
-                "epochs and rate, such as ((100, 1e-3), (50, 1e-4))"
+                "whole epochs and rate, such as ((100, 1e-3), (50, 1e-4))"
             )
         if not _are_numbers(self.plateau, 3) or self.plateau[0] >= 1:
             raise InputError(
@@ -224,7 +226,7 @@ class Recipe:
                 f"recipe field learning_rates={self.learning_rates!r}: the last rate "
                 f"begins after {begins} epochs, and epochs={self.epochs}: give others"
             )
-        if self.schedule != "plateau" and self.plateau != Recipe.plateau:
+        if self.schedule != "plateau" and tuple(self.plateau) != Recipe.plateau:
             raise InputError(
                 f"recipe field plateau={self.plateau!r} is of schedule='plateau', and "
                 f"schedule is {self.schedule!r}: leave it out"
@@ -248,7 +250,8 @@ def _are_numbers(values, count):
 
 
 def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf
 
 
 def _check_validation(value):
@@ -374,7 +377,7 @@ def train(recipe, samples, out_dir, *, resume=False, progress=True, devices="one
             of it before anything is augmented.
         out_dir: The run folder; new or empty, unless `resume`.
         resume: Bool; go on with the run that lies there. It must have been
-            started with the same recipe and images, which are known by their names.
+            started with the same recipe, photographs and labels.
             A finished run is left as is.
         progress: Bool; show Keras's progress on stdout.
         devices: "one", or "all" of this machine, each with its share of a batch; see
@@ -414,7 +417,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
     seen = {sha256_of_pixels(sample.image) for sample in samples}
     # A recipe that cannot be built must not leave a folder behind.
     weights = find_weights(recipe.start_from)[0] if recipe.start_from else None
-    loss = _checked_loss(recipe)
+    loss = get_loss(recipe.loss, **recipe.loss_kwargs)
     keras.utils.set_random_seed(recipe.seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
@@ -435,7 +438,11 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         description["start_images"] = seen_images(recipe.start_from)
         seen |= seen_pixels(recipe.start_from)
     description["seen_sha256"] = sorted(seen)
+    ordered = training + held_out
+    description["labels_sha256"] = [sha256_of_pixels(s.vessels) for s in ordered]
     _open_run(out_dir, description, recipe, resume, held, training, devices)
+    if resume:
+        _check_pixels(out_dir, ordered)
     if recipe.augmentation == "thirteen":
         training = [c for s in training for c in thirteen_copies(s, recipe.seed)]
     steps = recipe.steps_per_epoch or -(-len(training) // recipe.batch_size)
@@ -633,10 +640,10 @@ def make_optimizer(recipe, steps_per_epoch):
             warmup_steps=warmup,
         )
     elif recipe.schedule == "steps" and len(recipe.learning_rates) > 1:
-        ends = np.cumsum([epochs for epochs, _ in recipe.learning_rates[:-1]])
+        ends = itertools.accumulate(epochs for epochs, _ in recipe.learning_rates[:-1])
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             # Keras keeps a rate for the step of its boundary, too.
-            [int(end) * steps_per_epoch - 1 for end in ends],
+            [end * steps_per_epoch - 1 for end in ends],
             [rate for _, rate in recipe.learning_rates],
         )
     else:
@@ -880,18 +887,6 @@ def _commit():
     return printed(command, cwd=Path(__file__).parent)
 
 
-def _checked_loss(recipe):
-    """Returns the recipe's loss, or says which option it does not take."""
-    known = list(inspect.signature(LOSSES[recipe.loss]).parameters)[2:]
-    for name in recipe.loss_kwargs:
-        if name not in known:
-            raise InputError(
-                f"loss '{recipe.loss}' has no option '{name}'; it takes: "
-                f"{', '.join(known) or 'none'}"
-            )
-    return get_loss(recipe.loss, **recipe.loss_kwargs)
-
-
 def _loss_of_each(model, loss, devices):
     """Returns the loss, for each output of a network with several.
 
@@ -1018,6 +1013,23 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
     diameters = [field_of_view(sample.image)[1] for sample in training]
     about = {"fov_diameter": trained_diameter(diameters)}
     _write_json(path, {**description, **about, **environment(devices)})
+
+
+def _check_pixels(folder, samples):
+    """Raises InputError where a run's photographs or labels have changed since."""
+    run = read_run(folder)
+    seen, labels = (run.get(f"{what}_sha256") for what in ("seen", "labels"))
+    for index, sample in enumerate(samples):
+        if seen is not None and sha256_of_pixels(sample.image) not in seen:
+            what = "photograph"
+        elif labels and sha256_of_pixels(sample.vessels) not in labels[index:][:1]:
+            what = "label"
+        else:
+            continue
+        raise InputError(
+            f"{folder} was started with another {what} of the name {sample.name}: put "
+            "it back, or choose another folder for a new run"
+        )
 
 
 def check_new(folder):

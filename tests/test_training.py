@@ -154,6 +154,8 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("seed", -1),
         ("learning_rates", (60, 1e-3)),
         ("learning_rates", ()),
+        ("learning_rates", ((1.5, 1e-3),)),
+        ("learning_rates", ((3, float("inf")),)),
         ("plateau", (0.5, 10)),
         ("plateau", (2, 10, 1e-6)),
         ("seed", 2**32),
@@ -162,6 +164,7 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("weight_decay", -1),
         ("early_stopping", -1),
         ("loss_kwargs", {"mcc_weight": "a"}),
+        ("loss_kwargs", {"mcc_weight": float("nan")}),
         ("upright", True),
         ("learning_rates", ((2, 1e-2), (1, 1e-3))),  # of one_cycle
         ("optimizer", "adam"),  # with a weight decay
@@ -319,6 +322,7 @@ def test_log_csv_has_a_row_an_epoch(whole_run):
 
 def test_run_json_says_what_was_run(whole_run):
     stored = json.loads((whole_run[0] / "run.json").read_text())
+    Recipe(**stored["recipe"])  # as JSON has it, with lists
     recipe = {**stored["recipe"]}
     recipe["learning_rates"] = tuple(map(tuple, recipe["learning_rates"]))
     recipe["plateau"] = tuple(recipe["plateau"])
@@ -656,12 +660,29 @@ def test_resuming_by_another_recipe_or_data_is_refused(whole_run):
         train(RECIPE, more, folder, resume=True)
 
 
+@pytest.mark.parametrize(("what", "place"), [("photograph", 0), ("label", 1)])
+def test_resuming_with_what_has_changed_behind_a_name_is_refused(
+    whole_run, what, place
+):
+    folder, _ = whole_run
+    before = files_of(folder)
+    for index, one in enumerate(SAMPLES):
+        arrays = [one.image, one.vessels]
+        arrays[place] = arrays[place][::-1].copy()
+        changed = [*SAMPLES]
+        changed[index] = replace(one, image=arrays[0], vessels=arrays[1])
+        with pytest.raises(InputError, match=f"another {what} of the name {one.name}"):
+            train(RECIPE, changed, folder, resume=True)
+    assert files_of(folder) == before
+
+
 def test_a_run_of_an_older_version_goes_on(tmp_path):
     """A field that it does not know had our default."""
     run(replace(RECIPE, epochs=1), tmp_path / "run")
     path = tmp_path / "run" / "run.json"
     stored = json.loads(path.read_text())
     assert stored["recipe"].pop("upright") == 0
+    assert len(stored.pop("labels_sha256")) == len(stored.pop("seen_sha256")) == 3
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"started with upright=0\.0, not 0\.5"):
         run(replace(RECIPE, epochs=1, upright=0.5), tmp_path / "run", resume=True)

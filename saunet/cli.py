@@ -413,6 +413,8 @@ def measure(args):
     )
     line = f"{_number(len(result['images']), 'mask')} measured into {args.out}"
     _print_done(args, result, line)
+    for warning in result["warnings"]:
+        print(f"saunet: warning: {warning}", file=sys.stderr)
     return _report_skipped(args, result["skipped"])
 
 

@@ -32,8 +32,8 @@ from saunet.data.images import (
     writable_folder,
     write_bytes,
 )
-from saunet.data.manifest import csv_line, state_of
-from saunet.data.pairing import list_results, pair_trees
+from saunet.data.manifest import Manifest, csv_line, state_of
+from saunet.data.pairing import list_results, names_of, pair_trees, place_of
 from saunet.errors import InputError, need
 from saunet.quiet import track
 
@@ -208,12 +208,15 @@ def measure_files(
         progress: show a bar on stderr.
 
     Returns:
-        `{"images": [{"file": str, **measure_vessels}], "skipped": {file: reason}}`.
+        `{"images": [{"file": str, **measure_vessels}], "skipped": {file: reason},
+        "warnings": [str]}`; a warning is of a folder whose masks, by the manifest that
+        `saunet predict` left in it, are not all of its last run.
 
     Raises:
-        InputError: nothing to measure, a mask without its FOV, nowhere to write, or
-            as `measure_vessels` of the scale and skan, said before computing; a full
-            disk, or a process that ended, most likely for want of memory.
+        InputError: nothing to measure, a mask without its FOV, nowhere to write,
+            another table in its place, or as `measure_vessels` of the scale and skan,
+            said before computing; a full disk, or a process that ended, most likely for
+            want of memory.
     """
     out = Path(out)
     if out.suffix.lower() != ".csv" or out.is_dir() or not out.parent.is_dir():
@@ -221,6 +224,7 @@ def measure_files(
             f"{out}: expected a file ending in .csv in a folder that exists: choose "
             "another with --out"
         )
+    _refuse_another(out)
     scale = _checked_scale(micrometres_per_pixel)
     need("skan", "measures")
     roots = find_masks(inputs)
@@ -258,7 +262,47 @@ def measure_files(
         reason = next(iter(skipped.values()))
         more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
         raise InputError(reason + more)
-    return {"images": found, "skipped": skipped}
+    return {"images": found, "skipped": skipped, "warnings": _warnings(roots)}
+
+
+def _refuse_another(out):
+    """Raises InputError where a table lies that is not of `measure_files`."""
+    try:
+        with out.open("rb") as file:
+            begins = file.read(5)
+    except OSError:  # not there, or to be said when it is written
+        return
+    if begins not in (b"", b"file,"):
+        raise InputError(
+            f"{out}: holds something else than measures: choose another file with --out"
+        )
+
+
+def _warnings(roots):
+    """Returns a line for each way in which a folder's masks are not of one run."""
+    lines = []
+    for root in dict.fromkeys(roots.values()):
+        try:
+            rows = Manifest(root).rows
+        except InputError:  # another program's table
+            continue
+        masks = [path for path, its_root in roots.items() if its_root == root]
+        noted = {path: rows.get(place_of(path, root, "mask")) for path in masks}
+        noted = {path: row for path, row in noted.items() if row}
+        old = [path for path, row in noted.items() if row["status"] != "done"]
+        if old:
+            lines.append(
+                f"{root}: {len(old)} of {len(masks)} masks are of an earlier run, for "
+                "the last one failed on their photographs or was stopped: "
+                f"{names_of(old, root)}"
+            )
+        kinds = {row["settings"] for row in noted.values()} - {""}
+        if len(kinds) > 1:
+            lines.append(
+                f"{root}: its masks were made with {len(kinds)} different settings, "
+                "which manifest.csv has: predict all of them anew to compare them"
+            )
+    return lines
 
 
 def _state(path, fov, scale):

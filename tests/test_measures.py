@@ -22,6 +22,8 @@ from saunet.data import images
 from saunet.data.images import read_mask, write_png
 from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
+from saunet.folders import predict_files
+from saunet.inference import Segmenter
 from saunet.measures import (
     box_dimension,
     find_masks,
@@ -655,12 +657,12 @@ def killed(monkeypatch, folder):
             raise KeyboardInterrupt
         return measure_vessels(*args, **options)
 
-    (folder / "m.csv").write_text("old")
+    (folder / "m.csv").write_text("file,old")
     with monkeypatch.context() as patch:
         patch.setattr(measures, "measure_vessels", second_time)
         with pytest.raises(KeyboardInterrupt):
             measure_files([folder / "maps"], folder / "m.csv")
-    assert (folder / "m.csv").read_text() == "old"
+    assert (folder / "m.csv").read_text() == "file,old"
     return part
 
 
@@ -724,17 +726,66 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch, folder):
     assert "cannot be written (No space left on device)" in complaint
 
 
+def test_another_table_is_not_overwritten(capsys, folder):
+    out = folder / "maps" / "manifest.csv"
+    out.write_text("result,photograph\na,b\n")
+    status, _, complaint = run(capsys, folder / "maps", "--out", out)
+    assert status == 2
+    assert "holds something else than measures" in complaint
+    assert out.read_text() == "result,photograph\na,b\n"
+    # An own one of before is replaced.
+    assert run(capsys, folder / "maps", "--out", folder / "m.csv")[0] == 0
+    assert run(capsys, folder / "maps", "--out", folder / "m.csv")[0] == 0
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    """Photographs, and a function that segments them by a network that sees green."""
+    photograph = np.zeros((40, 40, 3), np.uint8)
+    photograph[18:22, :, 1] = 200
+    for name in ("a", "b", "sub/c"):
+        path = tmp_path / "photographs" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        write_png(path, photograph)
+
+    def predict(**options):
+        network = Segmenter(
+            None, name="green", engine=lambda x: x[..., 1:2], digest="1"
+        )
+        return predict_files(
+            network, [tmp_path / "photographs"], tmp_path / "out", **options
+        )
+
+    return predict
+
+
+def test_masks_that_are_not_of_one_run_are_told(capsys, tmp_path, predicted):
+    predicted()
+    words = (tmp_path / "out", "--out", tmp_path / "m.csv")
+    assert run(capsys, *words)[2] == ""
+    (tmp_path / "photographs" / "sub" / "c.png").write_bytes(b"damaged")
+    predicted()
+    _, _, complaint = run(capsys, *words)
+    (line,) = complaint.splitlines()
+    assert "1 of 3 masks are of an earlier run" in line
+    assert line.endswith("stopped: sub/c_mask.png")
+    predicted(threshold=0.3)
+    result = measure_files([tmp_path / "out"], tmp_path / "m.csv")
+    assert len(result["warnings"]) == 2
+    assert "made with 2 different settings" in result["warnings"][1]
+
+
 def test_nothing_measured_leaves_the_old_table(capsys, folder):
     (folder / "bad").mkdir()
     for name in "ab":
         (folder / "bad" / f"{name}_mask.png").write_bytes(b"no picture")
     out = folder / "m.csv"
-    out.write_text("old")
+    out.write_text("file,old")
     status, _, complaint = run(capsys, folder / "bad", "--out", out)
     assert status == 2
     assert "(and 1 more like it)" in complaint
     assert len(complaint.splitlines()) == 1
-    assert out.read_text() == "old"
+    assert out.read_text() == "file,old"
 
 
 @pytest.mark.parametrize(

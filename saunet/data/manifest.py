@@ -177,8 +177,10 @@ class Manifest:
             InputError: it cannot be written.
         """
         if reason:
+            # Of the files that are left by an earlier run.
             left = map(os.path.lexists, results_of(self.path.parent, result).values())
-            settings = settings if self.claims(str(result)) and any(left) else ""
+            kept = self.claims(str(result)) and any(left)
+            settings = (self.rows[str(result)]["settings"] or settings) if kept else ""
         size, modified = state
         self._add(
             {

@@ -220,9 +220,9 @@ def pair_truth(guesses, root, truth):
     return labels
 
 
-def place_of(path, root):
+def place_of(path, root, kind="prob"):
     """Returns what a prediction is of: its sub-folder of `root`, and its stem."""
-    stem = image_stem(path).removesuffix("_prob") or image_stem(path)
+    stem = image_stem(path).removesuffix(f"_{kind}") or image_stem(path)
     return path.relative_to(root).with_name(stem).as_posix()
 
 

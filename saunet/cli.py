@@ -46,6 +46,8 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             status = status or _complain(error.strerror)
+    except KeyboardInterrupt:  # once more
+        status = 130
     if by_argparse:
         raise SystemExit(status)
     return status

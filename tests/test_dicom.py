@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from saunet.data.images import is_image_name, read_image
+from saunet.data.folder import load_folder
+from saunet.data.images import is_image_name, read_image, write_png
 from saunet.data.listing import find_images
+from saunet.data.pairing import list_images
 from saunet.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -48,6 +50,45 @@ def test_colour(tmp_path):
     pixels = random(40, 51, 3)
     found = read_image(write(tmp_path / "eye.dcm", pixels, "RGB"))
     np.testing.assert_array_equal(found, pixels)
+
+
+def test_one_without_its_ending_is_found_in_every_room(tmp_path):
+    """`predict` took it, and `report`, `score` and a training did not."""
+    for kind in ("images", "vessels"):
+        (tmp_path / kind).mkdir()
+    eye = write(tmp_path / "images" / "1.2.840.1", random(40, 50, 3), "RGB")
+    label = np.zeros((40, 50), np.uint8)
+    label[10:12] = 255
+    write_png(tmp_path / "vessels" / "1.2.840.1.png", label)
+    assert list_images(tmp_path / "images") == [eye]
+    (sample,) = load_folder(tmp_path)
+    assert sample.vessels.sum() == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"BitsStored": 6, "HighBit": 5}, "6 bits a pixel, expected 8 to 16"),
+        ({"BitsStored": 12, "HighBit": 15}, "its 12 bits end at bit 15"),
+    ],
+)
+def test_pixels_of_other_bits_are_refused(tmp_path, change, message):
+    path = write(tmp_path / "eye.dcm", random(40, 50), "MONOCHROME2")
+    data = pydicom.dcmread(path)
+    for name, value in change.items():
+        setattr(data, name, value)
+    data.save_as(path)
+    with pytest.raises(InputError, match=message):
+        read_image(path)
+
+
+def test_pixels_that_are_not_said_to_be_signed_are_not(tmp_path):
+    pixels = random(40, 50, 3)
+    path = write(tmp_path / "eye.dcm", pixels, "RGB")
+    data = pydicom.dcmread(path)
+    del data.PixelRepresentation
+    data.save_as(path)
+    np.testing.assert_array_equal(read_image(path), pixels)
 
 
 def test_the_content_decides_not_the_name(tmp_path):

@@ -20,7 +20,7 @@ from saunet.data.images import (
     write_png,
 )
 from saunet.data.listing import find_images
-from saunet.data.pairing import list_results
+from saunet.data.pairing import list_images, list_results
 from saunet.errors import InputError
 from saunet.report import is_run
 
@@ -398,6 +398,31 @@ def test_where_zero_is_white_a_tiff_is_inverted(tmp_path, dtype):
     turned = tiff(tmp_path / "turned.tif", full - pixels, photometric="miniswhite")
     np.testing.assert_array_equal(read_image(turned), read_image(plain))
     np.testing.assert_array_equal(images.read_gray(turned), pixels)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("left", [0.5, -2])
+def test_a_truncated_tiff_is_to_be_copied_again(tmp_path, compression, left):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    path = tmp_path / "eye.tif"
+    Image.fromarray(pixels).save(path, compression=compression)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * left) if left > 0 else left])
+    with pytest.raises(InputError, match="truncated or damaged; copy it again"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_picture_whose_name_has_no_ending_is_known_by_its_first_bytes(tmp_path, kind):
+    pixels = np.zeros((40, 50, 3), np.uint8)
+    for name in ("IMG_0001", "x.bak", ".hidden"):
+        Image.fromarray(pixels).save(tmp_path / name, kind)
+    Image.fromarray(pixels).save(tmp_path / "y.JFIF", "JPEG")
+    for name in ("notes", "empty"):
+        (tmp_path / name).write_text("notes"[: 5 * (name == "notes")])
+    found = [tmp_path / "IMG_0001", tmp_path / "y.JFIF"]
+    assert list_images(tmp_path) == found
+    assert find_images([tmp_path]) == (found, 4)
 
 
 def test_where_zero_is_white_a_tiff_is_turned_and_is_one_picture(tmp_path):

@@ -54,6 +54,13 @@ def read_dicom(file, path):
             f"{path}: more than {MAX_PIXELS // 10**6} megapixels: scale the picture "
             "down or cut it"
         )
+    if not 8 <= data.BitsStored <= 16:
+        raise InputError(
+            f"{path}: {data.BitsStored} bits a pixel, expected 8 to 16: export it as "
+            "TIFF"
+        )
+    if "PixelRepresentation" not in data:
+        data.PixelRepresentation = 0  # some leave it out where it is plain
     if data.PixelRepresentation:
         raise InputError(
             f"{path}: signed pixels, expected those of a photograph: export it as TIFF"

@@ -2,16 +2,17 @@
 
 import gzip
 import os
+import struct
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from saunet.data.buckets import as_path
+from saunet.data.buckets import BucketFile, as_path
 from saunet.data.dicom import is_dicom, read_dicom
 from saunet.errors import InputError
 
@@ -22,6 +23,7 @@ IMAGE_SUFFIXES = (
     ".png",
     ".jpg",
     ".jpeg",
+    ".jfif",
     ".ppm",
     ".ppm.gz",
     ".gif",
@@ -32,11 +34,30 @@ IMAGE_SUFFIXES = (
 MIN_SIDE = 32  # pixels; below it a picture is an icon, and no photograph
 _FORMATS = ("TIFF", "PNG", "JPEG", "PPM", "GIF", "BMP", "WEBP")
 _GZIP_MAGIC = b"\x1f\x8b"
+_TIFF_MAGICS = (b"II*\0", b"MM\0*")
+# Bytes of a value, by its kind in TIFF 6.0; else 1.
+_TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", *_TIFF_MAGICS)  # of names without an ending
 
 
 def is_image_name(path):
     """Returns whether the file name ends like a picture that `read_image` knows."""
     return Path(path).name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_image(path):
+    """Returns whether a file is a picture by its name, or else by its first bytes.
+
+    DICOM by any name; JPEG, PNG and TIFF where the name has no ending. Of a bucket the
+    name alone counts, and the index of a disc (DICOMDIR) is no photograph.
+    """
+    if is_image_name(path.name):
+        return True
+    if isinstance(path, BucketFile) or path.name == "DICOMDIR":
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        return is_dicom(file) or (not path.suffix and file.read(4).startswith(_MAGICS))
+    return False
 
 
 def image_stem(path):
@@ -366,6 +387,11 @@ def _decode(path, *, single=False):
         ) from error
     except Image.UnidentifiedImageError as error:
         if _starts_as_tiff(path):
+            if not _holds_its_tags(path):
+                raise InputError(
+                    f"{path}: ends before its tags do: the file is truncated or "
+                    "damaged; copy it again"
+                ) from error
             raise InputError(
                 f"{path}: a TIFF of another kind of pixels, expected grey or colour of "
                 "8 or 16 bits: convert the file"
@@ -413,7 +439,26 @@ def _check_tiff(image, path):
 
 def _starts_as_tiff(path):
     with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*")
+        return file.read(4) in _TIFF_MAGICS
+
+
+def _holds_its_tags(path):
+    """Returns whether a TIFF is as long as its list of tags says, often at its end."""
+    with path.open("rb") as file:
+        content = file.read()
+    order = "<" if content[:4] == _TIFF_MAGICS[0] else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", content, 4)
+        (count,) = struct.unpack_from(f"{order}H", content, start)
+        for index in range(count):
+            place = start + 2 + 12 * index
+            _, kind, many, value = struct.unpack_from(f"{order}HHII", content, place)
+            size = many * _TIFF_SIZES.get(kind, 1)
+            if size > 4 and value + size > len(content):
+                return False
+    except struct.error:
+        return False
+    return True
 
 
 def _to_8_bit(image, path):

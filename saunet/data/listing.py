@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 from saunet.data.buckets import BucketFile, as_path, is_uri
-from saunet.data.dicom import is_dicom
-from saunet.data.images import IMAGE_SUFFIXES, image_stem, is_image_name
+from saunet.data.images import IMAGE_SUFFIXES, image_stem, is_image
 from saunet.data.manifest import NAME as MANIFEST
 from saunet.data.manifest import Manifest
 from saunet.data.pairing import walk
@@ -62,7 +61,7 @@ def find_places(inputs, out_dir=None, results=()):
             if real_path(file) in results:
                 continue
             files += 1
-            if file.name[0] != "." and (is_image_name(file.name) or _is_dicom(file)):
+            if file.name[0] != "." and is_image(file):
                 images.append((file, _place(relative)))
         if not images:
             raise InputError(
@@ -161,18 +160,6 @@ def real_path(file):
     if isinstance(file, BucketFile):
         return file.resolve()
     return Path(os.path.realpath(file))
-
-
-def _is_dicom(file):
-    """Returns whether a file is of DICOM, whose names often end in no ".dcm".
-
-    Of a bucket the name alone counts, and the index of a disc is no photograph.
-    """
-    if isinstance(file, BucketFile) or file.name == "DICOMDIR":
-        return False
-    with contextlib.suppress(OSError), file.open("rb") as raw:
-        return is_dicom(raw)
-    return False
 
 
 def _same(folder, out_dir):

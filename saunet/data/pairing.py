@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from saunet.data.images import image_stem, is_image_name
+from saunet.data.images import image_stem, is_image
 from saunet.errors import InputError
 
 # English, Latin, French, German, Italian.
@@ -87,7 +87,7 @@ def list_tree(folder):
 
 def _pictures(folder, names):
     paths = [folder / name for name in sorted(names) if not name.startswith(".")]
-    return [path for path in paths if is_image_name(path) and path.is_file()]
+    return [path for path in paths if path.is_file() and is_image(path)]
 
 
 def _is_of(path, kind):

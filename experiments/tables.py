@@ -301,11 +301,12 @@ its authors' own on their paper; "U-Net slides" are those of De Lange, Van de So
 and Nijs, "Image Segmentation: Exploring U-Nets"; lwnet is the network of Galdran et al.
 (https://github.com/agaldran/lwnet), whose public maps are scored here.
 
-A row that is not trained yet has no score. The threshold is 0.5 for all; no test image
-chose it, a weight or an epoch. "8 views": the mean over an image's flips and quarter
-turns, which is `--tta`. The `difference` is ours minus the published score, by the
-protocol that was published; where the source does not say by which protocol, there is
-none.
+Of CHASE_DB1 and STARE, which have no official ones, the fields of view are found in the
+images. A row that is not trained yet has no score. The threshold is 0.5 for all; no
+test image chose it, a weight or an epoch. "8 views": the mean over an image's flips and
+quarter turns, which is `--tta`. The `difference` is ours minus the published score, by
+the protocol that was published; where the source does not say by which protocol, there
+is none.
 
 There are four recipes:
 

@@ -12,6 +12,10 @@ Inferred, since the slides do not say: Adam 1e-3, 100 epochs, batch 2, two image
 out; dropout of .18 in CBAM-UNet and .2 in CMP-UNet; for the augmentation, SA-UNet's
 thirteen copies, which also have other colours and noise; CBAM-UNet, CMP-UNet and the
 U-Net of three levels are trained on augmented data.
+
+Departure: the deformable networks read their offsets as pairs of one channel
+(`layout="paired"`), which is the paper's operation. The slides' layer reshapes them so
+that channels and places mix, and takes square maps alone (`layout="reference"`).
 """
 
 import sys

@@ -107,8 +107,9 @@ draw_chain(
 #
 # ## The network (figure 1)
 #
-# Orange has attention. The paper says that a transposed convolution of 2x2 enlarges;
-# its code has one of 3x3 with stride 2, and so has ours.
+# Orange has attention. Where paper and code differ, the code is followed: the paper
+# says that a transposed convolution of 2x2 enlarges, its code has one of 3x3, stride 2;
+# equation 4 joins maximum and mean in this order, its code mean and maximum.
 
 # %%
 draw_u(

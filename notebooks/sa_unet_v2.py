@@ -332,5 +332,5 @@ for name, guess in (("with", probability > 0.5), ("without", blind > 0.5)):
 # *this* network uses it. What it is worth is the paper's ablation above.
 #
 # To train the whole network: `saunet train --recipe sa_unet_v2_paper`, the authors'
-# settings, or `--recipe cpu`. The shipped weights are by `best` of
+# settings for DRIVE, or `--recipe cpu`. The shipped weights are by `best` of
 # `experiments/sa_unet_v2.py`, twice as many steps.

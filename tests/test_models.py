@@ -25,7 +25,7 @@ from saunet.models import FACTS, MODELS, build_model, list_models
 from saunet.profiling import count_flops, count_parameters
 
 GOLDEN = Path(__file__).parent / "golden"
-# The papers' counts: total and trainable.
+# The counts of the papers or of the authors' code: total and trainable.
 COUNTS = {
     "unet_23": (2_158_705, 2_158_705),
     "unet_18": (535_793, 535_793),
@@ -41,7 +41,7 @@ COUNTS = {
     "rsan_backbone": (1_053_837, 1_050_343),
     "rsan_backbone_dropblock": (1_053_837, 1_050_343),
     "rsan": (1_054_523, 1_051_029),
-    "cbam_unet": (938_467, 935_523),
+    "cbam_unet": (938_467, 935_523),  # not printed on the slides; so is the next one
     "cmp_unet_slides": (34_568_769, 34_546_369),
     "cmp_unet": (9_094_170, 9_071_770),  # the authors count the trainable
     "ag_net": (9_335_340, 9_335_340),

@@ -1,6 +1,7 @@
 """Parameters and FLOPs: against the papers, TensorFlow's profiler, and by hand."""
 
 import csv
+import doctest
 import runpy
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from helpers import profiled_flops
 from keras import layers
 
+from saunet import profiling
 from saunet.errors import InputError
 from saunet.layers import CrossScaleSpatialAttention, DropBlock2D, SpatialAttention
 from saunet.models import MODELS, build_model
@@ -21,6 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def one_layer(layer, channels=4):
     inputs = keras.Input((None, None, channels))
     return keras.Model(inputs, layer(inputs))
+
+
+def test_the_example_in_the_documentation_gives_what_it_says():
+    result = doctest.testmod(profiling)
+    assert (result.failed, result.attempted > 0) == (0, True)
 
 
 def test_gflops_of_unet_32_at_half_width_are_those_of_the_authors_tool():

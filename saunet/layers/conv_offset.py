@@ -40,6 +40,7 @@ class ConvOffset2D(layers.Layer):
 
     Raises:
         ValueError: `layout` is none of these, or the number of channels is unknown.
+        InputError: A map (where its size is known) of 2**24 pixels or more.
     """
 
     def __init__(self, layout="paired", **kwargs):

@@ -47,7 +47,8 @@ class DropBlock2D(layers.Layer):
     least `block_size`; H and W may be unknown until run time.
 
     Raises:
-        ValueError: A map (where its size is known) is smaller than a block.
+        ValueError: `rate` or `block_size` out of range, an unknown number of channels,
+            or a map (where its size is known) smaller than a block.
     """
 
     def __init__(self, rate, block_size=7, *, seed=None, **kwargs):

@@ -10,7 +10,8 @@ https://arxiv.org/abs/2004.03696, with
 - the whole of CBAM, https://arxiv.org/abs/1807.06521, in the bottleneck.
 
 Inferred: the wiring around the printed functions, from the number of parameters
-(938,467), and the dropout rate, which is SA-UNet's on DRIVE.
+(938,467, which the slides do not print), and the dropout rate, which is SA-UNet's on
+DRIVE.
 """
 
 from functools import partial

@@ -16,7 +16,8 @@ the slides and PyTorch's 1e-5 in the authors' network. The authors' 9,071,770 co
 trainable parameters; with BN's moving statistics there are 9,094,170.
 
 Inferred: of the slides, where the printed functions are placed (from the number of
-parameters, 34,568,769), and the dropout rate, which is the authors'.
+parameters, 34,568,769, which they do not print), and the dropout rate, which is the
+authors'.
 Departures: the authors return the logit, this network its sigmoid.
 """
 

@@ -11,7 +11,8 @@ Segmentation: Exploring U-Nets" use it.
 From the slides: both counts, which the levels above give exactly.
 Inferred: which levels those are, and batch normalisation everywhere (the slides'
 baseline, `unet`, has none in its bottleneck).
-`layout="reference"` is for weights that the slides' layer trained.
+Departure: offsets are read as pairs of one channel. The slides' layer mixes channels
+and places; `layout="reference"` does so, for weights that it trained.
 """
 
 from functools import partial

@@ -10,7 +10,11 @@ https://github.com/clguo/RSAN, RSAN.py at 2795768 and layer.py at 4e7e04e.
     rsan                       yes          yes, 7 of them
 
 Each of the seven places (16/32/64 down, 128, 64/32/16 up) is a residual block and
-a residual spatial attention block (RSAB); both start with BN and ReLU.
+a residual spatial attention block (RSAB); both start with BN and ReLU, and the RSAB
+ends with them, too.
+
+Where paper and code differ, the code: equation 4 joins [maximum, mean], the code's
+attention [mean, maximum]; the transposed convolutions of "2x2" are 3x3.
 
 Departures: none known in the graph. The paper's "keep probability .85" (DRIVE) and
 ".78" (CHASE_DB1) are `rate=0.15` and `rate=0.22` here.

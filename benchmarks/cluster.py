@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from page import append
+from record import append
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -99,7 +99,6 @@ def main():
             "commit": about["commit"],
             "date": about["date"],
         }
-        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         append("cluster.csv", row)
 
 

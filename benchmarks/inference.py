@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from page import append
+from record import append
 from stock import STOCK
 
 from saunet.data.datasets import load_dataset
@@ -123,7 +123,6 @@ def main():
     for name in args.models:
         for row in measure(name, args.data_dir, args.runs):
             append(args.results, row)
-            print(*list(row.values())[:9])
 
 
 if __name__ == "__main__":

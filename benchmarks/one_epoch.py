@@ -135,7 +135,7 @@ def main():
     if args.one:
         print(json.dumps(measure(args.one, args.data_dir)))
         return
-    from page import append
+    from record import append
 
     from saunet.models import MODELS
 
@@ -146,7 +146,6 @@ def main():
             sys.exit(f"{name}:\n{done.stderr}")
         row = json.loads(done.stdout.splitlines()[-1])
         append(RESULTS.name, row)
-        print(name, row["seconds_per_step"], row["loss_before"], row["loss_after"])
 
 
 if __name__ == "__main__":

@@ -4,26 +4,8 @@ python benchmarks/page.py > docs/speed.md
 """
 
 import csv
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
-
-
-def append(name, row):
-    """Adds a row to a file of results, or begins it; its columns are those of all."""
-    path = RESULTS / name
-    header = list(row)
-    if path.exists():
-        with path.open(newline="") as file:
-            header = next(csv.reader(file))
-        if set(row) != set(header):
-            raise SystemExit(f"{path}: its columns are {header}, not {list(row)}")
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, header, lineterminator="\n")
-        if not file.tell():
-            writer.writeheader()
-        writer.writerow(row)
-
+from record import RESULTS
 
 PAGE = """\
 # Speed

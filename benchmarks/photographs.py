@@ -16,15 +16,15 @@ Each appends to its file in benchmarks/results.
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from concurrent.futures import Future
 
-from page import append
+from record import append, fov_scores
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WEIGHTS = "sa_unet_v2_drive"
+NAMES = ("f1", "auc", "sensitivity", "specificity", "cldice")
 # what for -> (dataset, split, fold)
 PARTS = {
     "choose": (("stare", "test", 0), ("chase_db1", "train", None)),
@@ -40,7 +40,6 @@ def scale(args):
     """Scores each way of scaling."""
     from saunet.data.datasets import load_dataset
     from saunet.data.field import field_of_view
-    from saunet.evaluation import evaluate
     from saunet.inference import load_pretrained
     from saunet.weights import find_pretrained, read_card
 
@@ -56,28 +55,19 @@ def scale(args):
         for dataset, split, fold in PARTS[part]:
             samples = load_dataset(dataset, args.data_dir, split, fold=fold)
             for way in SCALES[part]:
-                result = evaluate(
-                    (
-                        segmenter.predict(s.image, scale=factor(s.image, way))
-                        for s in samples
-                    ),
-                    samples,
-                    region="fov",
-                    pooling="pooled",
-                    threshold=0.5,
+                maps = (
+                    segmenter.predict(s.image, scale=factor(s.image, way))
+                    for s in samples
                 )
                 row = {"part": part, "dataset": dataset, "images": len(samples)}
                 row["scale"] = way
                 row["weights"] = card["sha256"][:12]
-                for key in ("f1", "auc", "sensitivity", "specificity", "cldice"):
-                    row[key] = f"{result[key]:.4f}"
-                _append("photographs_scale.csv", row)
+                append("photographs_scale.csv", row | fov_scores(maps, samples, NAMES))
 
 
 def across(args):
     """Scores weights on all images of the datasets that they were not trained on."""
     from saunet.data.datasets import load_dataset
-    from saunet.evaluation import evaluate
     from saunet.inference import load_pretrained
     from saunet.weights import find_pretrained, read_card, seen_images
 
@@ -98,18 +88,10 @@ def across(args):
             ]
             if seen & {sample.name for sample in samples}:
                 continue
-            result = evaluate(
-                (segmenter.predict(s.image, scale="auto") for s in samples),
-                samples,
-                region="fov",
-                pooling="pooled",
-                threshold=0.5,
-            )
+            maps = (segmenter.predict(s.image, scale="auto") for s in samples)
             row = {"weights": f"{name} {card['sha256'][:12]}", "dataset": dataset}
             row |= {"images": len(samples), "scale": "auto"}
-            for key in ("f1", "auc", "sensitivity", "specificity", "cldice"):
-                row[key] = f"{result[key]:.4f}"
-            _append("photographs_across.csv", row)
+            append("photographs_across.csv", row | fov_scores(maps, samples, NAMES))
 
 
 def folder(args):
@@ -117,7 +99,7 @@ def folder(args):
     from saunet import folders
     from saunet.errors import InputError
     from saunet.inference import load_pretrained
-    from saunet.machine import count_cores
+    from saunet.training import environment
 
     class Now:
         """An executor that is none."""
@@ -157,14 +139,9 @@ def folder(args):
             "engine": segmenter.engine.name,
             "photographs": len(result["written"]),
             "per second": f"{sorted(values)[len(values) // 2]:.2f}",
-            "device": f"{count_cores()} CPU cores, {platform.machine()}",
+            "device": environment()["device"],
         }
-        _append("photographs_folder.csv", row)
-
-
-def _append(name, row):
-    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    append(name, row)
+        append("photographs_folder.csv", row)
 
 
 def main():

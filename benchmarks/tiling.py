@@ -14,18 +14,16 @@ its file in benchmarks/results. Linux.
 
 import argparse
 import os
-import platform
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from page import append
+from record import append, fov_scores
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WEIGHTS = "sa_unet_v2_drive"
-SIDE = 1008  # CHASE_DB1, padded
 # (tile, halo, ramp); a tile of None is the whole image
 CHOICES = (
     (None, 0, 0),
@@ -74,24 +72,28 @@ def reach(args):
         wide = rng.random((448, 640, 3), np.float32)
         whole, tiled = (segmenter.predict(wide, tile=t) for t in ("whole", 448))
         row["tiles_differ"] = f"{np.abs(whole - tiled).max():.1e}"
-        _append("tiling_reach.csv", row)
+        append("tiling_reach.csv", row)
 
 
 def memory(args):
     """Measures the peak of a process for each size, tile and engine."""
+    from saunet.training import environment
+
+    about = environment()
     for engine in args.engines:
         for size, tile in MEMORY:
             call = [sys.executable, __file__, "one", engine, size, tile]
             done = subprocess.run(call, capture_output=True, text=True, check=False)
             peak = done.stdout.strip().rpartition("\n")[2] or "failed"
-            _append(
+            append(
                 "tiling_memory.csv",
                 {
                     "engine": engine,
                     "photograph": size,
                     "tile": tile,
                     "peak_mib": peak,
-                    **_machine(),
+                    "device": about["device"],
+                    "keras": about["versions"]["keras"],
                 },
             )
 
@@ -115,7 +117,6 @@ def f1(args):
     from saunet import inference
     from saunet.data import tiling
     from saunet.data.datasets import load_dataset
-    from saunet.evaluation import evaluate
     from saunet.weights import find_pretrained, read_card
 
     card = read_card(find_pretrained(WEIGHTS))
@@ -124,45 +125,22 @@ def f1(args):
     scale = args.scale if args.scale == "auto" else float(args.scale)
     for tile, halo, ramp in CHOICES if args.scale == "1" else SCALED:
         inference.predict_tiles = partial(tiling.predict_tiles, halo=halo, ramp=ramp)
-        result = evaluate(
-            (
-                segmenter.predict(s.image, tile=tile or "whole", scale=scale)
-                for s in samples
-            ),
-            samples,
-            region="fov",
-            pooling="pooled",
-            threshold=0.5,
+        maps = (
+            segmenter.predict(s.image, tile=tile or "whole", scale=scale)
+            for s in samples
         )
         row = {"scale": args.scale, "tile": tile or "whole", "halo": halo}
         row["ramp"] = ramp
         row["images"] = len(samples)
         row["weights"] = card["sha256"][:12]
-        for key in ("f1", "auc", "sensitivity", "specificity"):
-            row[key] = f"{result[key]:.4f}"
-        _append("tiling_f1.csv", row)
+        names = ("f1", "auc", "sensitivity", "specificity")
+        append("tiling_f1.csv", row | fov_scores(maps, samples, names))
 
 
 def _normalisation(model):
     kinds = {type(layer).__name__ for layer in model._flatten_layers()}
     names = ("GroupNormalization", "BatchNormalization")
     return " and ".join(name for name in names if name in kinds) or "none"
-
-
-def _machine():
-    import keras
-
-    from saunet.machine import count_cores
-
-    return {
-        "device": f"{count_cores()} CPU cores, {platform.machine()}",
-        "keras": keras.__version__,
-    }
-
-
-def _append(name, row):
-    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    append(name, row)
 
 
 def main():

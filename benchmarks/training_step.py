@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from page import append
+from record import append
 
 import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
 
@@ -163,7 +163,6 @@ def main():
         for cell in args.cells:
             for row in rows_of(network, cell, args.rounds, precisions):
                 append(args.results, row)
-                print(*list(row.values())[:8], flush=True)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,8 @@ def predict_on_cluster(
     address="auto",
     workers=None,
     threads=None,
-    threshold=None,
-    views=1,
-    tile=None,
-    scale=None,
-    zero_outside=False,
     progress=False,
+    **options,
 ):
     """Segments photographs on the workers of a Ray cluster, as `predict_files` does.
 
@@ -70,12 +66,8 @@ def predict_on_cluster(
         workers: their number. By default one a GPU, or on a cluster without GPUs one
             to two cores.
         threads: CPU threads of a worker; by default as many as it has cores.
-        threshold: as in `predict_files`.
-        views: likewise.
-        tile: likewise.
-        scale: likewise.
-        zero_outside: likewise.
-        progress: likewise.
+        progress: as in `predict_files`.
+        **options: likewise, `threshold`, `views`, `tile`, `scale`, `zero_outside`.
 
     Returns:
         As `predict_files`.
@@ -89,16 +81,7 @@ def predict_on_cluster(
     _need_ray()
     address = _reachable(address)
     with _no_gpu():
-        plan = plan_files(
-            load(threads=threads),
-            inputs,
-            out_dir,
-            threshold=threshold,
-            views=views,
-            tile=tile,
-            scale=scale,
-            zero_outside=zero_outside,
-        )
+        plan = plan_files(load(threads=threads), inputs, out_dir, **options)
     if not plan.todo:
         return plan.note([])
     with _connected(address), _one_line():

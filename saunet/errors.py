@@ -36,3 +36,9 @@ def need(package, extra, what="this"):
             f"{what} needs the package {package}, which is not installed: "
             f"pip install 'saunet[{extra}]'"
         )
+
+
+def first_of(reasons):
+    """Returns the first of some reasons, and how many more there are."""
+    first, *others = reasons
+    return f"{first} (and {len(others)} more like it)" if others else first

@@ -26,7 +26,7 @@ from saunet.data.images import part_of, read_image, writable_folder, write_png
 from saunet.data.listing import find_places, real_path
 from saunet.data.lock import lock_folder
 from saunet.data.manifest import Manifest, results_of, state_of
-from saunet.errors import InputError
+from saunet.errors import InputError, first_of
 from saunet.inference import checked_threshold
 
 # Photographs in memory beside the one that the network sees.
@@ -162,9 +162,7 @@ class Plan:
             if self.todo:
                 self.manifest.rewrite()  # without the rows of what was begun
         if not written and not self.unchanged:
-            reason = next(iter(skipped.values()))
-            more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
-            raise InputError(reason + more)
+            raise InputError(first_of(skipped.values()))
         return {
             "written": written,
             "unchanged": self.unchanged,

@@ -34,7 +34,7 @@ from saunet.data.images import (
 )
 from saunet.data.manifest import Manifest, csv_line, state_of
 from saunet.data.pairing import list_results, names_of, pair_trees, place_of
-from saunet.errors import InputError, need
+from saunet.errors import InputError, first_of, need
 from saunet.quiet import track
 
 MIN_SEGMENT = 10  # pixels; a shorter segment's chord is mostly rounding
@@ -259,9 +259,7 @@ def measure_files(
         write_bytes(out, table.encode("utf-8", "surrogateescape"))
     part.unlink(missing_ok=True)
     if not found:
-        reason = next(iter(skipped.values()))
-        more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
-        raise InputError(reason + more)
+        raise InputError(first_of(skipped.values()))
     return {"images": found, "skipped": skipped, "warnings": _warnings(roots)}
 
 

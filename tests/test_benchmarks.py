@@ -59,14 +59,14 @@ def test_stock_drop_block_drops_whole_squares_and_keeps_the_sum(stock):
 
 def test_a_row_of_results_stands_under_its_columns(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(FOLDER)
-    import page
+    import record
 
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
-    page.append("x.csv", {"a": 1, "b": 2})
-    page.append("x.csv", {"b": 4, "a": 3})
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    record.append("x.csv", {"a": 1, "b": 2})
+    record.append("x.csv", {"b": 4, "a": 3})
     for row in ({"a": 5}, {"a": 5, "b": 6, "c": 7}):
         with pytest.raises(SystemExit, match="its columns are"):
-            page.append("x.csv", row)
+            record.append("x.csv", row)
     assert (tmp_path / "x.csv").read_text() == "a,b\n1,2\n3,4\n"
 
 

@@ -1,0 +1,31 @@
+"""What the benchmarks share: rows of results, and one score."""
+
+import csv
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def append(name, row):
+    """Adds a row to a file of results, or begins it; its columns are those of all."""
+    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    path = RESULTS / name
+    header = list(row)
+    if path.exists():
+        with path.open(newline="") as file:
+            header = next(csv.reader(file))
+        if set(row) != set(header):
+            raise SystemExit(f"{path}: its columns are {header}, not {list(row)}")
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, header, lineterminator="\n")
+        if not file.tell():
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def fov_scores(maps, samples, names):
+    """Returns some scores inside the field of view, pooled, at the threshold 0.5."""
+    from saunet.evaluation import evaluate
+
+    result = evaluate(maps, samples, region="fov", pooling="pooled", threshold=0.5)
+    return {name: f"{result[name]:.4f}" for name in names}

@@ -13,7 +13,7 @@ def append(name, row):
     header = list(row)
     if path.exists():
         with path.open(newline="") as file:
-            header = next(csv.reader(file))
+            header = next(csv.reader(file), header)
         if set(row) != set(header):
             raise SystemExit(f"{path}: its columns are {header}, not {list(row)}")
     with path.open("a", newline="") as file:

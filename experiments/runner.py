@@ -38,6 +38,9 @@ from saunet.training import changed_fields, check_new, train
 from saunet.viz import read_log
 from saunet.weights import load_weights, run_weights
 
+# Of a data set's own photographs their names say enough.
+PIXELS = ("seen_sha256", "images_sha256", "labels_sha256")
+
 
 def run(paper, rows, argv=None):
     """Runs a paper's script: parses the command line and does what it says.
@@ -276,8 +279,7 @@ def record_of(row, name, seed, folder, tests, views):
         "parameters": count_parameters(model),
         "gflops": round(count_flops(model, (592, 592, 3)) / 1e9, 3),
         "weights": weights,
-        # of a data set's own photographs their names say enough
-        **{k: v for k, v in run.items() if k not in ("seen_sha256", "labels_sha256")},
+        **{k: v for k, v in run.items() if k not in PIXELS},
         "engine": f"{segmenter.engine.name} {version(segmenter.engine.name)}",
         "history": {n: [round(v, 5) for v in log[n]] for n in losses},
         "scores": scores,

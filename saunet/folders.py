@@ -209,8 +209,8 @@ def plan_files(
         "zero_outside": zero_outside,
     }
     segmenter.check_options(**options)
-    if scale != "auto":
-        options["scale"] = float(scale)  # 1 and 1.0 are one setting
+    if scale == 1:
+        options["scale"] = 1  # 1.0 is the same setting
     if is_uri(out_dir):
         raise InputError(
             f"{out_dir}: results go to a folder, not to a bucket: choose one with "

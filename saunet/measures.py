@@ -11,9 +11,11 @@ sqrt(2) long. docs/measures.md gives every formula, unit and bias.
 import json
 import math
 import os
+import re
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +34,7 @@ from saunet.data.images import (
     writable_folder,
     write_bytes,
 )
+from saunet.data.manifest import NAME as MANIFEST
 from saunet.data.manifest import Manifest, csv_line, state_of
 from saunet.data.pairing import list_results, names_of, pair_trees, place_of
 from saunet.errors import InputError, first_of, need
@@ -257,7 +260,8 @@ def measure_files(
         cells = (["" if v is None else str(v) for v in row.values()] for row in found)
         table = "".join(map(csv_line, [found[0], *cells]))
         write_bytes(out, table.encode("utf-8", "surrogateescape"))
-    part.unlink(missing_ok=True)
+    with suppress(OSError):  # Windows, where another process holds it
+        part.unlink()
     if not found:
         raise InputError(first_of(skipped.values()))
     return {"images": found, "skipped": skipped, "warnings": _warnings(roots)}
@@ -266,11 +270,14 @@ def measure_files(
 def _refuse_another(out):
     """Raises InputError where a table lies that is not of `measure_files`."""
     try:
-        with out.open("rb") as file:
-            begins = file.read(5)
+        with out.open(encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline()
     except OSError:  # not there, or to be said when it is written
         return
-    if begins not in (b"", b"file,"):
+    columns = re.split(
+        "[,;\t]", header.strip().replace('"', "")
+    )  # as a spreadsheet saves it
+    if header and columns[:2] != ["file", "fov_pixels"]:
         raise InputError(
             f"{out}: holds something else than measures: choose another file with --out"
         )
@@ -280,14 +287,22 @@ def _warnings(roots):
     """Returns a line for each way in which a folder's masks are not of one run."""
     lines = []
     for root in dict.fromkeys(roots.values()):
+        folders = (root.absolute(), *root.absolute().parents)
+        home = next((f for f in folders if (f / MANIFEST).is_file()), root)
         try:
-            rows = Manifest(root).rows
+            rows = Manifest(home).rows
         except InputError:  # another program's table
             continue
         masks = [path for path, its_root in roots.items() if its_root == root]
-        noted = {path: rows.get(place_of(path, root, "mask")) for path in masks}
-        noted = {path: row for path, row in noted.items() if row}
-        old = [path for path, row in noted.items() if row["status"] != "done"]
+        places = {path: place_of(path.absolute(), home, "mask") for path in masks}
+        noted = {path: rows[place] for path, place in places.items() if place in rows}
+        old = [
+            path
+            for path, row in noted.items()
+            # Without settings a failed one left no file: this one is drawn by hand.
+            if row["status"] == "begun"
+            or (row["status"] == "failed" and row["settings"])
+        ]
         if old:
             lines.append(
                 f"{root}: {len(old)} of {len(masks)} masks are of an earlier run, for "
@@ -320,10 +335,12 @@ def _read_part(part, masks):
         raise InputError(
             f"{part}: cannot be read ({error.strerror}): choose another file with --out"
         ) from error
-    if lines and not lines[-1].endswith(b"\n"):
-        del lines[-1]  # half a row
+    whole = [line for line in lines if line.endswith(b"\n")]  # not half a row
     try:
-        for state, row in map(json.loads, lines):
+        for line in lines:
+            if not b'["['.startswith(line[:3]):
+                raise ValueError(line)
+        for state, row in map(json.loads, whole):
             if state in masks:
                 rows[state] = {**row, "file": str(masks[state])}
     except (ValueError, TypeError) as error:
@@ -331,7 +348,7 @@ def _read_part(part, masks):
             f"{part}: not what a killed `saunet measure` leaves: move it away, or "
             "choose another file with --out"
         ) from error
-    write_bytes(part, b"".join(lines))
+    write_bytes(part, b"".join(whole))
     return rows
 
 

@@ -439,6 +439,7 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         seen |= seen_pixels(recipe.start_from)
     description["seen_sha256"] = sorted(seen)
     ordered = training + held_out
+    description["images_sha256"] = [sha256_of_pixels(s.image) for s in ordered]
     description["labels_sha256"] = [sha256_of_pixels(s.vessels) for s in ordered]
     _open_run(out_dir, description, recipe, resume, held, training, devices)
     if resume:
@@ -1018,18 +1019,17 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
 def _check_pixels(folder, samples):
     """Raises InputError where a run's photographs or labels have changed since."""
     run = read_run(folder)
-    seen, labels = (run.get(f"{what}_sha256") for what in ("seen", "labels"))
-    for index, sample in enumerate(samples):
-        if seen is not None and sha256_of_pixels(sample.image) not in seen:
-            what = "photograph"
-        elif labels and sha256_of_pixels(sample.vessels) not in labels[index:][:1]:
-            what = "label"
-        else:
-            continue
-        raise InputError(
-            f"{folder} was started with another {what} of the name {sample.name}: put "
-            "it back, or choose another folder for a new run"
-        )
+    for key, what, pixels in (
+        ("images_sha256", "photograph", [s.image for s in samples]),
+        ("labels_sha256", "label", [s.vessels for s in samples]),
+    ):
+        # A run of an older version did not note them.
+        for sample, now, was in zip(samples, pixels, run.get(key, ()), strict=False):
+            if sha256_of_pixels(now) != was:
+                raise InputError(
+                    f"{folder} was started with another {what} of the name "
+                    f"{sample.name}: put it back, or choose another folder"
+                )
 
 
 def check_new(folder):

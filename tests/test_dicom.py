@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saunet.data.folder import load_folder
-from saunet.data.images import is_image_name, read_image, write_png
+from saunet.data.images import is_image_name, read_image, read_mask, write_png
 from saunet.data.listing import find_images
 from saunet.data.pairing import list_images
 from saunet.errors import InputError
@@ -68,18 +68,24 @@ def test_one_without_its_ending_is_found_in_every_room(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"BitsStored": 6, "HighBit": 5}, "6 bits a pixel, expected 8 to 16"),
+        ({"BitsStored": 6, "HighBit": 5}, "6 bits a value, expected 8 to 16"),
         ({"BitsStored": 12, "HighBit": 15}, "its 12 bits end at bit 15"),
     ],
 )
 def test_pixels_of_other_bits_are_refused(tmp_path, change, message):
-    path = write(tmp_path / "eye.dcm", random(40, 50), "MONOCHROME2")
+    path = write(tmp_path / "eye.dcm", random(40, 50, 3), "RGB")
     data = pydicom.dcmread(path)
     for name, value in change.items():
         setattr(data, name, value)
     data.save_as(path)
     with pytest.raises(InputError, match=message):
         read_image(path)
+
+
+def test_a_mask_of_few_bits_is_one(tmp_path):
+    pixels = random(40, 50, top=2)
+    path = write(tmp_path / "mask.dcm", pixels, "MONOCHROME2", bits=1)
+    np.testing.assert_array_equal(read_mask(path), pixels)
 
 
 def test_pixels_that_are_not_said_to_be_signed_are_not(tmp_path):

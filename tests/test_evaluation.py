@@ -431,7 +431,10 @@ def test_an_empty_or_missing_folder_is_named(folders):
         ("2024_03_a.png", "2024_03_7_b.png"),
         ("2024_03_7_a.png", "2024_03_b.png"),
         ("p2_visit1_a.png", "p2_visit01_b.png"),
-        ("p2_visit1_a.png", "p2_h3.png"),
+        ("12_L_dx_prob.png", "12_L_fov.png"),
+        ("12_R_la_img.png", "12_R_gt.png"),
+        ("1_gt1.png", "1_gt2.png"),
+        ("1_Rater2.png", "1_rater1.png"),
         ("M\u00fcller_1.png", "Mu\u0308ller_1.png"),
         ("Foto 1.JPG", "foto 1.png"),
     ],
@@ -475,6 +478,14 @@ def test_pairs_by_the_same_name_come_first():
         (["1.2.840.113619.2.55.1.png"], ["1.2.840.113619.2.55.2.png"], "another num"),
         (["p2_visit1_mask.png"], ["p2_visit2.png"], "or by another number"),
         (["p2_V1.png"], ["p2_v2_label.png"], "or by another number"),
+        (["p2_V1a.png"], ["p2_v2a_label.png"], "or by another number"),
+        (["p1_s1_s2.png"], ["p1_s2_s2.png"], "or by another number"),
+        (["p1_\u00e9tude2.png"], ["p1_\u00e9tude3.png"], "or by another number"),
+        (["p1_20190301T1200.png"], ["p1_20200301T1200.png"], "by another number"),
+        (["p2_visit1_a.png"], ["p2_h3.png"], "or by another number"),
+        (["12_OI.png"], ["12_OD.png"], "of the other eye"),
+        (["12_left_dx.png"], ["12_right_gt.png"], "of the other eye"),
+        (["La_Paz_12_R_img.png"], ["La_Paz_12_L_gt.png"], "of the other eye"),
         (["12_OD.png"], ["12_OG.png"], "of the other eye"),
         (["4711_RA.png"], ["4711_LA.png"], "of the other eye"),
         (["Mu\u0308ller.png"], ["Mu.png"], "has no partner"),
@@ -483,6 +494,12 @@ def test_pairs_by_the_same_name_come_first():
 def test_doubtful_pairs_are_refused(paths, others, message):
     with pytest.raises(InputError, match=message):
         pair_files([Path(path) for path in paths], [Path(other) for other in others])
+
+
+def test_capitals_tell_names_apart_that_are_else_the_same():
+    paths = [Path("aB3_img.png"), Path("Ab3_img.png")]
+    others = [Path("aB3_gt.png"), Path("Ab3_gt.png")]
+    assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
 
 
 def test_eyes_tell_files_of_one_number_apart():
@@ -504,19 +521,15 @@ def test_many_files_are_paired_by_looking_at_each_a_few_times(tmp_path, monkeypa
     paths = [Path(f"{i}_prob.png") for i in range(1000)]
     paths += [Path(f"eye{i}x_left.png") for i in range(1000)]
     paths += [Path(f"scan.{i}.png") for i in range(1000)]
-    paths += [Path(f"cohort1_{i}_image.png") for i in range(1000)]
+    paths += [Path(f"cohort1_{i}_image.png") for i in range(500)]
+    paths += [Path(f"cohort1_p{i}_image.png") for i in range(500)]
     others = [Path(f"{i:05}_manual1.gif") for i in range(1000)]
     others += [Path(f"eye{i}x.gif") for i in range(1000)]
     others += [Path(f"scan.{i}_1stHO.png") for i in range(1000)]
-    others += [Path(f"cohort1_{i}_label.png") for i in range(1000)]
-    looked = []
-    differ = pairing._differ
-    monkeypatch.setattr(
-        pairing, "_differ", lambda *names: looked.append(names) or differ(*names)
-    )
+    others += [Path(f"cohort1_{i}_label.png") for i in range(500)]
+    others += [Path(f"cohort1_p{i}_label.png") for i in range(500)]
     assert pair_files(paths, others) == dict(zip(paths, others, strict=True))
     assert len(calls) == 8_000
-    assert len(looked) == 2_000
     for name in ("images", "vessels"):
         (tmp_path / name).mkdir()
         for i in range(50):

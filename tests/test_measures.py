@@ -657,12 +657,12 @@ def killed(monkeypatch, folder):
             raise KeyboardInterrupt
         return measure_vessels(*args, **options)
 
-    (folder / "m.csv").write_text("file,old")
+    (folder / "m.csv").write_text("file,fov_pixels\nold")
     with monkeypatch.context() as patch:
         patch.setattr(measures, "measure_vessels", second_time)
         with pytest.raises(KeyboardInterrupt):
             measure_files([folder / "maps"], folder / "m.csv")
-    assert (folder / "m.csv").read_text() == "file,old"
+    assert (folder / "m.csv").read_text() == "file,fov_pixels\nold"
     return part
 
 
@@ -680,7 +680,8 @@ def measured(monkeypatch):
 
 
 def test_a_run_that_was_killed_goes_on(folder, killed, measured):
-    killed.write_bytes(killed.read_bytes() + b'["half a row')
+    rows = killed.read_bytes()
+    killed.write_bytes(rows + rows[:99])  # half a row
     result = measure_files([folder / "maps"], folder / "m.csv")
     assert measured == ["02_test_mask.png"]
     assert not killed.exists()
@@ -706,7 +707,17 @@ def test_with_other_settings_a_killed_run_begins_anew(folder, killed, measured, 
     assert measured == ["01_test_mask.png", "02_test_mask.png"]
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "[1, 2, 3]\n", "7\n", "\xff\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,b\n1,2\n",
+        "[1, 2, 3]\n",
+        "7\n",
+        "\xff\n",
+        "half a download",
+        '{"a": 1, "b": 2}\n',
+    ],
+)
 def test_another_programs_part_is_left_alone(folder, content):
     part = folder / "m.csv.part"
     part.write_text(content, encoding="latin-1")
@@ -733,9 +744,16 @@ def test_another_table_is_not_overwritten(capsys, folder):
     assert status == 2
     assert "holds something else than measures" in complaint
     assert out.read_text() == "result,photograph\na,b\n"
-    # An own one of before is replaced.
-    assert run(capsys, folder / "maps", "--out", folder / "m.csv")[0] == 0
-    assert run(capsys, folder / "maps", "--out", folder / "m.csv")[0] == 0
+    # An own one of before is replaced, also one that a spreadsheet has saved.
+    out = folder / "m.csv"
+    assert run(capsys, folder / "maps", "--out", out)[0] == 0
+    text = out.read_text()
+    for other in (text, "\ufeff" + text.replace(",", ";"), '"file","fov_pixels"\n'):
+        out.write_text(other, encoding="utf-8")
+        assert run(capsys, folder / "maps", "--out", out)[0] == 0
+        assert out.read_text() == text
+    out.write_text("file,\na,b\n")
+    assert run(capsys, folder / "maps", "--out", out)[0] == 2
 
 
 @pytest.fixture
@@ -769,10 +787,18 @@ def test_masks_that_are_not_of_one_run_are_told(capsys, tmp_path, predicted):
     (line,) = complaint.splitlines()
     assert "1 of 3 masks are of an earlier run" in line
     assert line.endswith("stopped: sub/c_mask.png")
+    # Also of a folder below.
+    assert "1 of 1 masks" in run(capsys, tmp_path / "out" / "sub", *words[1:])[2]
     predicted(threshold=0.3)
     result = measure_files([tmp_path / "out"], tmp_path / "m.csv")
     assert len(result["warnings"]) == 2
     assert "made with 2 different settings" in result["warnings"][1]
+    # One that failed and has no result: what lies there is drawn by hand.
+    (tmp_path / "photographs" / "new.png").write_bytes(b"damaged")
+    predicted(threshold=0.3)
+    drawn = tmp_path / "out" / "new_mask.png"
+    drawn.write_bytes((tmp_path / "out" / "a_mask.png").read_bytes())
+    assert measure_files([drawn], tmp_path / "m.csv")["warnings"] == []
 
 
 def test_nothing_measured_leaves_the_old_table(capsys, folder):
@@ -780,12 +806,12 @@ def test_nothing_measured_leaves_the_old_table(capsys, folder):
     for name in "ab":
         (folder / "bad" / f"{name}_mask.png").write_bytes(b"no picture")
     out = folder / "m.csv"
-    out.write_text("file,old")
+    out.write_text("file,fov_pixels\nold")
     status, _, complaint = run(capsys, folder / "bad", "--out", out)
     assert status == 2
     assert "(and 1 more like it)" in complaint
     assert len(complaint.splitlines()) == 1
-    assert out.read_text() == "file,old"
+    assert out.read_text() == "file,fov_pixels\nold"
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,11 @@ def read_dicom(file, path):
             f"{path}: more than {MAX_PIXELS // 10**6} megapixels: scale the picture "
             "down or cut it"
         )
-    if not 8 <= data.BitsStored <= 16:
+    fewest = 1 if data.SamplesPerPixel == 1 else 8
+    if not fewest <= data.BitsStored <= 16:
         raise InputError(
-            f"{path}: {data.BitsStored} bits a pixel, expected 8 to 16: export it as "
-            "TIFF"
+            f"{path}: {data.BitsStored} bits a value, expected {fewest} to 16: export "
+            "it as TIFF"
         )
     if "PixelRepresentation" not in data:
         data.PixelRepresentation = 0  # some leave it out where it is plain

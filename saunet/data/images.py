@@ -444,20 +444,20 @@ def _starts_as_tiff(path):
 
 def _holds_its_tags(path):
     """Returns whether a TIFF is as long as its list of tags says, often at its end."""
+    size = path.stat().st_size
     with path.open("rb") as file:
-        content = file.read()
-    order = "<" if content[:4] == _TIFF_MAGICS[0] else ">"
-    try:
-        (start,) = struct.unpack_from(f"{order}I", content, 4)
-        (count,) = struct.unpack_from(f"{order}H", content, start)
-        for index in range(count):
-            place = start + 2 + 12 * index
-            _, kind, many, value = struct.unpack_from(f"{order}HHII", content, place)
-            size = many * _TIFF_SIZES.get(kind, 1)
-            if size > 4 and value + size > len(content):
-                return False
-    except struct.error:
-        return False
+        order = "<" if file.read(4) == _TIFF_MAGICS[0] else ">"
+        try:
+            (start,) = struct.unpack(f"{order}I", file.read(4))
+            file.seek(start)
+            (count,) = struct.unpack(f"{order}H", file.read(2))
+            for _ in range(count):
+                _, kind, many, place = struct.unpack(f"{order}HHII", file.read(12))
+                long = many * _TIFF_SIZES.get(kind, 1)
+                if long > 4 and place + long > size:
+                    return False
+        except struct.error:
+            return False
     return True
 
 

@@ -180,7 +180,9 @@ class Manifest:
             # Of the files that are left by an earlier run.
             left = map(os.path.lexists, results_of(self.path.parent, result).values())
             kept = self.claims(str(result)) and any(left)
-            settings = (self.rows[str(result)]["settings"] or settings) if kept else ""
+            settings = (
+                (self.rows[str(result)]["settings"] or "not known") if kept else ""
+            )
         size, modified = state
         self._add(
             {

@@ -14,14 +14,20 @@ from typing import NamedTuple
 from saunet.data.images import image_stem, is_image
 from saunet.errors import InputError
 
-# English, Latin, French, German, Italian.
-LEFT = ("left", "os", "og", "gauche", "la", "links", "sx")
-RIGHT = ("right", "od", "droit", "droite", "ra", "rechts", "dx")
-EYES = dict.fromkeys(LEFT, "L") | dict.fromkeys(RIGHT, "R")
-LETTERS = {"l": "L", "r": "R"}
+# Latin, English, French, German. A short word may mean something else beside a letter,
+# and a letter beside a whole word: what says most is taken.
+EYES = (
+    {"left": "L", "os": "L", "og": "L", "gauche": "L", "links": "L"}
+    | {"right": "R", "od": "R", "droit": "R", "droite": "R", "rechts": "R"},
+    {"l": "L", "r": "R"},
+    {"la": "L", "sx": "L", "oi": "L", "ra": "R", "dx": "R"},
+)
 # Numbered, they are two who drew one image.
-OBSERVERS = {"manual", "observer", "obs", "expert", "grader", "reader", "annotator"}
+OBSERVERS = {"manual", "label", "gt", "seg", "annot", "annotation", "human", "ho"}
+OBSERVERS |= {"observer", "obs", "expert", "grader", "rater", "reader", "annotator"}
 FIRST_NUMBER = re.compile(r"\D*\d+[A-Za-z]*")
+# "2019", "visit1", "2a", "20190301T1200": a word, perhaps none, and its number.
+NUMBERED = re.compile(r"([^\W\d_]*)(\d+)(?:[^\W\d_]?|t\d+)")
 
 
 def list_images(folder):
@@ -101,9 +107,9 @@ def pair_files(paths, others):
     (`Image_11L.png`, `Image_11L_1stHO.png`); the same name up to the end of its
     first number, whatever its capitals (`01_test.png`, `01_manual1.gif` are both 1),
     unless they are of different eyes (`1_left.png`, `1_right.png`), or differ in a
-    later number, set apart (`p1_2019.png`, `p1_2020_label.png`) or after the same word
-    (`p1_visit1.png`, `p1_visit2.png`) that names no observer. A trailing `_prob` or
-    `_mask` on the first side does not count, nor how an accent is encoded.
+    later number (`p1_2019.png`, `p1_2020_label.png`; `p1_visit1.png`, `p1_visit2.png`)
+    that is no observer's. A trailing `_prob` or `_mask` on the first side does not
+    count, nor how an accent is encoded.
 
     Args:
         paths: list of Path.
@@ -157,7 +163,9 @@ def partner_finder(others):
             ends = range(1, len(name.numbers) + 1)
             found = [i for end in ends for i in exactly.get(name.numbers[:end], ())]
             found += longer.get(name.numbers, ())
-            found = sorted(i for i in found if not _differ(name, names[i]))
+            found = sorted(i for i in found if {name.eye, names[i].eye} != {"L", "R"})
+            alike_too = [i for i in found if names[i].first == name.first]
+            found = alike_too if len(alike_too) == 1 else found
         if len(found) != 1:
             where = others[0].parent if others else "an empty folder"
             rivals = names_of([others[index] for index in found or near])
@@ -261,16 +269,16 @@ class _Name(NamedTuple):
 
     Attributes:
         stem: str.
-        numbers: tuple, the name up to its first number ("01" and "1" are "1",
-            "im0001.ah" is "im0001"), then each later number that is set apart, such as
-            a year: int.
-        counted: dict from each later word that ends with a number to that number.
+        first: str, the name up to its first number: "01" and "1" are "1", "im0001.ah"
+            is "im0001".
+        numbers: tuple of `first` in small letters, then each later number with the word
+            before it, such as ("", 2019) or ("visit", 1).
         eye: "L", "R" or None.
     """
 
     stem: str
+    first: str
     numbers: tuple
-    counted: dict
     eye: str | None
 
 
@@ -285,31 +293,19 @@ def _stem(path):
 
 def _name(stem):
     match = FIRST_NUMBER.match(stem)
-    first = (match.group() if match else stem).casefold()
+    first = match.group() if match else stem
     first = str(int(first)) if first.isdecimal() else first
-    rest = FIRST_NUMBER.sub("", stem, count=1).replace("_", "-").lower()
-    later = [int(number) for number in re.findall(r"\b\d+\b", rest)]
-    counted = {
-        word: int(number)
-        for word, number in re.findall(r"\b([a-z]+)(\d+)\b", rest)
-        if word not in OBSERVERS
-    }
-    return _Name(stem, (first, *later), counted, _eye(stem))
-
-
-def _differ(name, other):
-    """Returns whether two names of one number are of different eyes, or visits."""
-    eyes = {name.eye, other.eye} == {"L", "R"}
-    return eyes or any(
-        other.counted.get(word, number) != number
-        for word, number in name.counted.items()
-    )
+    rest = FIRST_NUMBER.sub("", stem, count=1).casefold()
+    words = map(NUMBERED.fullmatch, re.split(r"[\W_]+", rest))
+    later = [(word[1], int(word[2])) for word in words if word]
+    later = [number for number in later if number[0] not in OBSERVERS]
+    return _Name(stem, first, (first.casefold(), *later), _eye(stem))
 
 
 def _eye(stem):
     """Returns which eye a name says, "L" or "R", or None."""
     words = re.findall(r"[a-z]+", stem.lower())
-    for known in (EYES, LETTERS):  # a letter may mean something else beside a word
+    for known in EYES:
         eyes = {known[word] for word in words if word in known}
         if eyes:
             return eyes.pop() if len(eyes) == 1 else None

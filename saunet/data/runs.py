@@ -21,7 +21,8 @@ KINDS = {
     "hours": (int, float),
     "start_sha256": TEXT,
 }
-NAMES = ("images", "validation", "start_images", "seen_sha256", "labels_sha256")
+NAMES = ("images", "validation", "start_images", "seen_sha256")
+NAMES += ("images_sha256", "labels_sha256")
 RECIPE_KINDS = {"model": (str,), "model_kwargs": (dict,), "placement": (str,)}
 
 

@@ -274,9 +274,8 @@ def _refuse_another(out):
             header = file.readline()
     except OSError:  # not there, or to be said when it is written
         return
-    columns = re.split(
-        "[,;\t]", header.strip().replace('"', "")
-    )  # as a spreadsheet saves it
+    # As a spreadsheet may have saved it.
+    columns = re.split("[,;\t]", header.strip().replace('"', ""))
     if header and columns[:2] != ["file", "fov_pixels"]:
         raise InputError(
             f"{out}: holds something else than measures: choose another file with --out"

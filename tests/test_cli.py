@@ -590,6 +590,16 @@ def test_interruption_is_one_line(capsys, monkeypatch):
     assert run(capsys, "models") == (130, "", "saunet: interrupted\n")
 
 
+def test_a_second_interruption_is_no_traceback(monkeypatch):
+    class Stream(io.StringIO):
+        def flush(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_status", lambda argv: 130)
+    monkeypatch.setattr(sys, "stdout", Stream())
+    assert cli.main([]) == 130
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [

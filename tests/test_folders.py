@@ -119,6 +119,20 @@ def test_one_setting_in_two_words_is_not_done_again(tree, tmp_path):
     assert (again["unchanged"], again["written"]) == (4, [])
 
 
+def test_a_failed_row_says_of_what_settings_its_files_are(tmp_path):
+    """On a cluster a row is begun, without settings, long before its files change."""
+    manifest, place = Manifest(tmp_path), "eye"
+    photograph(tmp_path / "eye.jpg")
+    write_png(tmp_path / "eye_mask.png", np.zeros((40, 40), np.uint8))
+    for before, noted in (("old", "old"), ("", "not known")):
+        manifest.rows[place] = {"status": "done", "settings": before}
+        manifest.append(
+            place, tmp_path / "eye.jpg", ("1", "2"), "new", reason="damaged"
+        )
+        assert manifest.rows[place]["settings"] == noted
+        assert manifest.claims(place)
+
+
 def test_a_photograph_that_changes_meanwhile_is_done_again(tree, tmp_path):
     """A row vouches for the bytes that were segmented."""
     counting, out = Counting(), tmp_path / "out"

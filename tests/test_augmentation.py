@@ -127,24 +127,44 @@ def test_colour_and_noise_leave_the_geometry(sample, copies):
         np.testing.assert_array_equal(copy.fov, sample.fov)
 
 
-def test_noise_has_the_papers_mean_and_sigma():
+def test_noise_is_that_of_the_authors_code():
+    """N(0.2, 0.3) is added into whole grey values, which cuts what is past them."""
     grey = fundus_like(200, 200)
     grey.image[:] = 100
+    grey.image[0] = 0
+    grey.image[1] = 255
     for copy in thirteen_copies(grey, 0)[10:]:
-        change = copy.image.astype(float) - 100
-        # N(0.2, 0.3) rounded to whole grey values: P(1) = .159, P(-1) = .0098
-        assert abs(change.mean() - 0.149) < 0.005
-        assert np.abs(change).max() <= 2
+        change = copy.image[2:].astype(int) - 100
+        # P(noise < 0) and P(noise >= 1)
+        assert abs((change == -1).mean() - 0.2525) < 0.005
+        assert abs((change == 1).mean() - 0.0038) < 0.001
+        assert set(np.unique(change)) <= {-2, -1, 0, 1}
+        assert copy.image[0].max() <= 1
+        assert copy.image[1].min() >= 253
 
 
-def test_colour_jitter_has_the_papers_ranges():
-    named = {e.__name__: (low, high) for e, low, high in augmentation.COLOUR_JITTER}
-    assert named == {
-        "Color": (0, 3.1),
-        "Brightness": (1, 2.1),
-        "Contrast": (1, 2.1),
-        "Sharpness": (0, 3.1),
-    }
+def test_colour_jitter_draws_the_authors_tenths(sample, monkeypatch):
+    """Theirs are `randint(0, 31) / 10` and `randint(10, 21) / 10`, without the end."""
+    drawn = {}
+
+    def recording(enhancer):
+        def of(picture):
+            class Recorder:
+                def enhance(self, factor):
+                    drawn.setdefault(enhancer.__name__, set()).add(float(factor))
+                    return picture
+
+            return Recorder()
+
+        return of
+
+    jitter = [(recording(e), *rest) for e, *rest in augmentation.COLOUR_JITTER]
+    monkeypatch.setattr(augmentation, "COLOUR_JITTER", jitter)
+    for seed in range(100):
+        thirteen_copies(sample, seed)
+    wide, narrow = ({n / 10 for n in range(*ends)} for ends in ((0, 31), (10, 21)))
+    assert list(drawn) == ["Color", "Brightness", "Contrast", "Sharpness"]
+    assert list(drawn.values()) == [wide, narrow, narrow, wide]
 
 
 # ----------------------------------------------------------------- random views

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
-# Pillow's enhancers and the ranges of their factors, in the order applied.
+# Pillow's enhancers, in the order applied; the lowest and highest factor, in tenths.
 COLOUR_JITTER = (
-    (ImageEnhance.Color, 0.0, 3.1),
-    (ImageEnhance.Brightness, 1.0, 2.1),
-    (ImageEnhance.Contrast, 1.0, 2.1),
-    (ImageEnhance.Sharpness, 0.0, 3.1),
+    (ImageEnhance.Color, 0, 30),
+    (ImageEnhance.Brightness, 10, 20),
+    (ImageEnhance.Contrast, 10, 20),
+    (ImageEnhance.Sharpness, 0, 30),
 )
 
 
@@ -25,9 +25,14 @@ def thirteen_copies(sample, seed):
     """Returns the 13 versions of one sample that SA-UNet's authors train on.
 
     The original, 3 flips (horizontal, vertical, both), 3 rotations by 1 to 359
-    degrees (image bicubic, label nearest), 3 colour jitters and 3 Gaussian noises
-    (mean 0.2, sigma 0.3 in grey values of 255): 20 images become 260. The paper
-    writes 256.
+    degrees (image bicubic, label nearest), 3 colour jitters (factors in tenths) and 3
+    Gaussian noises: 20 images become 260. The paper writes 256. The noise has mean 0.2
+    and sigma 0.3 in grey values of 255, and what it is added to is cut to whole ones:
+    a quarter of the values fall by 1, four in a thousand rise.
+
+    Source: keras_dataAug.py and flip.py of https://github.com/clguo/SA-UNet at 823c057.
+    Departures: a value that noise takes past 255 stays there (it would wrap to 0); the
+    numbers drawn are others.
 
     Split before augmenting: copies of one photograph belong to one side.
 
@@ -60,7 +65,8 @@ def thirteen_copies(sample, seed):
     noises = []
     for i in range(3):
         noisy = sample.image + rng.normal(0.2, 0.3, sample.image.shape)
-        noisy = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+        # Cut, not rounded: the authors add into an array of uint8.
+        noisy = np.clip(noisy, 0, 255).astype(np.uint8)
         noises.append(replace(sample, name=f"{sample.name}_noise{i}", image=noisy))
     return [sample, *flips, *rotations, *colours, *noises]
 
@@ -161,5 +167,5 @@ def _rotate(array, degrees, resampling):
 def _jitter(image, rng):
     picture = Image.fromarray(image)
     for enhancer, low, high in COLOUR_JITTER:
-        picture = enhancer(picture).enhance(rng.uniform(low, high))
+        picture = enhancer(picture).enhance(rng.integers(low, high + 1) / 10)
     return np.asarray(picture)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ class Segmenter:
                     f'scale "auto": {self.name} does not say the field of view\'s '
                     f"diameter in its training images; give a factor instead"
                 )
-        elif isinstance(scale, str) or not 0 < scale < np.inf:
+        elif not isinstance(scale, Real) or not 0 < scale < np.inf:
             raise InputError(
                 f'scale {scale!r}: expected "auto" or a factor, such as 0.5'
             )

@@ -287,21 +287,22 @@ def _warnings(roots):
     lines = []
     for root in dict.fromkeys(roots.values()):
         folders = (root.absolute(), *root.absolute().parents)
-        home = next((f for f in folders if (f / MANIFEST).is_file()), root)
+        home = next((f for f in folders if (f / MANIFEST).is_file()), None)
+        if home is None:
+            continue
         try:
-            rows = Manifest(home).rows
+            manifest = Manifest(home)
         except InputError:  # another program's table
             continue
         masks = [path for path, its_root in roots.items() if its_root == root]
         places = {path: place_of(path.absolute(), home, "mask") for path in masks}
-        noted = {path: rows[place] for path, place in places.items() if place in rows}
-        old = [
-            path
-            for path, row in noted.items()
-            # Without settings a failed one left no file: this one is drawn by hand.
-            if row["status"] == "begun"
-            or (row["status"] == "failed" and row["settings"])
-        ]
+        # What the manifest does not claim was drawn by hand.
+        noted = {
+            path: manifest.rows[place]
+            for path, place in places.items()
+            if manifest.claims(place)
+        }
+        old = [path for path, row in noted.items() if row["status"] != "done"]
         if old:
             lines.append(
                 f"{root}: {len(old)} of {len(masks)} masks are of an earlier run, for "

@@ -166,9 +166,10 @@ class Recipe:
             "clip_norm": (int | float, 1e-12, None, "None or a positive number"),
             "early_stopping": (int, 1, None, "None or a number of epochs"),
         }
+        types = {field.name: field.type for field in fields(self)}
         for name, (kind, low, high, expected) in bounds.items():
             value = getattr(self, name)
-            if value is None and "None" in expected:
+            if value is None and isinstance(None, types[name]):
                 continue
             sound = _is_number(value) and isinstance(value, kind) and low <= value
             if not sound or (high is not None and value > high):
@@ -186,9 +187,12 @@ class Recipe:
                 f"recipe field plateau={self.plateau!r} must be a factor below 1, "
                 "patience and lowest rate, such as (0.5, 10, 1e-6)"
             )
-        if not all(_is_number(value) for value in self.loss_kwargs.values()):
+        if not all(
+            isinstance(name, str) and _is_number(value)
+            for name, value in self.loss_kwargs.items()
+        ):
             raise InputError(
-                f"recipe field loss_kwargs={self.loss_kwargs!r} must hold numbers"
+                f"recipe field loss_kwargs={self.loss_kwargs!r} must be numbers by name"
             )
         if self.crop and self.crop % 16:
             raise InputError(f"recipe field crop={self.crop} must be a multiple of 16")
@@ -310,6 +314,16 @@ RECIPES = {
         plateau=(0.5, 10, 1e-6),
         early_stopping=20,
         validation=2,
+    ),
+    # RSAN, DRIVE: the paper's epochs, the rest by the authors' train_drive.py.
+    "rsan_paper": Recipe(
+        model="rsan",
+        model_kwargs={"rate": 0.15},
+        augmentation="thirteen",
+        batch_size=2,
+        epochs=200,
+        learning_rates=((150, 1e-3), (50, 1e-4)),
+        validation=("23", "40"),
     ),
     # What a shipped network knows, adapted to another camera.
     "finetune": replace(
@@ -517,7 +531,9 @@ def _check_sizes(recipe, samples):
         if min(size) >= 16 * max(8, block):  # four poolings
             continue
         try:
-            build_model(recipe.model, input_shape=(*size, 3), **recipe.model_kwargs)
+            build_model(
+                recipe.model, **recipe.model_kwargs | {"input_shape": (*size, 3)}
+            )
         except InputError as error:
             raise InputError(
                 f"views of {size[1]}x{size[0]} pixels: {error}; 112 a side fit every "

@@ -756,6 +756,14 @@ def test_another_table_is_not_overwritten(capsys, folder):
     assert run(capsys, folder / "maps", "--out", out)[0] == 2
 
 
+@pytest.mark.parametrize("mask", ["maps", "maps/01_test_mask.png"])
+def test_masks_of_no_run_by_a_relative_path(capsys, monkeypatch, folder, mask):
+    monkeypatch.chdir(folder)
+    assert run(capsys, mask, "--out", "m.csv")[0] == 0
+    first, *_ = read_rows(Path("m.csv"))
+    assert Path(first["file"]).parent.name == "maps"
+
+
 @pytest.fixture
 def predicted(tmp_path):
     """Photographs, and a function that segments them by a network that sees green."""

@@ -3,13 +3,17 @@
     python experiments/ag_net.py --data-dir DATA --dry-run
 
 Paper: Zhang et al., https://arxiv.org/abs/1907.12930; settings of the authors' code,
-https://github.com/HzFu/AGNet: Adam .0015, batch 2, 150 epochs, the sum of the losses
-of the mean and of four side outputs, and the test on side 8.
+https://github.com/HzFu/AGNet at c99c50b: Adam .0015, batch 2, 150 epochs, the sum of
+the losses of the mean and of four side outputs, and the test on side 8. The published
+scores are cited by SA-UNet; the code scores whole frames, the mean of the images, and
+calls a vessel what is more likely than not.
 
-Inferred: binary cross-entropy on the vessel class, which is the code's loss of two
-classes; SA-UNet's augmentation, and as there two images held out. The recipes `budget`
-and `best` train and test on the mean alone. The published scores are cited by SA-UNet;
-their protocol is not known.
+Departures: the authors shrink a photograph to 512x512, show it as BGR in 0 to 255, and
+enlarge side 8's map again; here it is padded, RGB in 0 to 1. They train without
+copies, hold nothing out, and keep the last epoch; here SA-UNet's augmentation, two
+images held out, and the epoch of the lowest validation loss. The recipes `budget` and
+`best` train and test on the mean alone.
+Binary cross-entropy on the vessel class is the code's loss of two classes.
 """
 
 import sys

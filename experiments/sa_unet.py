@@ -10,8 +10,9 @@ copies of each image, batch 4 (DRIVE) or 2 (CHASE_DB1), DropBlock keeps .82 or .
 
 Departures of the recipe `paper`: two training images are held out, since the authors'
 choice is not known: of DRIVE by seed, of CHASE_DB1 both eyes of the last child; of
-these, the epoch of the lowest loss is scored. The "U-Net" of the tables is taken as the
-one of 18 layers: "U-Net + SA" builds on it.
+these, the epoch of the lowest loss is scored, where the authors' scripts keep the last
+one. The "U-Net" of the tables, which the paper has in 18 and 23 layers, is taken to be
+the one of 18: "U-Net + SA" builds on it.
 
 `weights/sa_unet_drive` and `weights/sa_unet_chase_db1` are the row `sa_unet` by `best`.
 Runs by `budget` marked `loss=bce_mcc` are older than that recipe, which trains on the

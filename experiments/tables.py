@@ -41,8 +41,8 @@ PAPERS = ("sa_unet", "rsan", "sa_unet_v2", "unet_slides", "ag_net")
 HEADLINES = {"unet_slides": "unet"}
 BEGIN = "<!-- begin: rendered by `python experiments/tables.py`; edit nothing here -->"
 END = "<!-- end -->"
-COLUMNS = ("f1", "auc", "sensitivity", "specificity", "accuracy")
-HEADS = ("F1", "AUC", "sensitivity", "specificity", "accuracy")
+COLUMNS = ("f1", "auc", "sensitivity", "specificity", "accuracy", "mcc", "jaccard")
+HEADS = ("F1", "AUC", "sensitivity", "specificity", "accuracy", "MCC", "Jaccard")
 
 
 def main(argv=None):
@@ -354,7 +354,7 @@ and pooling are by the source or its authors' code, empty where neither says. Sc
 different sources can be of different images, regions and poolings."""
 
 PUBLISHED_HEADS = ("dataset", "network", "published in", "region", "pooling")
-PUBLISHED_HEADS += (*HEADS, "MCC", "Jaccard")
+PUBLISHED_HEADS += HEADS
 
 IMAGES = """## Image by image
 
@@ -403,7 +403,7 @@ def _published_lines():
         for entry in (e for e in entries if e["dataset"] == dataset):
             name = entry["row"] if entry["paper"] == "cited" else f"`{entry['row']}`"
             where = [entry[k] for k in ("source", "region", "pooling")]
-            scores = [entry[k] for k in (*COLUMNS, "mcc", "jaccard")]
+            scores = [entry[k] for k in COLUMNS]
             lines.append([DATASETS[dataset].title, name, *where, *scores])
     return lines
 

@@ -10,12 +10,12 @@
 # %% [markdown]
 # # Loading the authors' weights, and what to do when it fails
 #
-# The authors of SA-UNet, RSAN and SA-UNetv2 publish `.h5` files, written by Keras 2.
-# `saunet.load_weights` reads them into our networks. Their files are not part of this
-# package (they come without a licence), so this notebook first writes a file of the
-# very same kind from the weights that are. If you have one of theirs, load it by
-# `saunet.load_weights(model, path)`; its path does not belong into the cell below,
-# which writes.
+# The authors' code for SA-UNet, RSAN and SA-UNetv2 writes `.h5` files, by Keras 2, and
+# SA-UNet's and SA-UNetv2's are in use. `saunet.load_weights` reads them into our
+# networks. Their files are not part of this package (their terms are not given), so
+# this notebook first writes a file of the very same kind from the weights that are. If
+# you have one of theirs, load it by `saunet.load_weights(model, path)`; its path does
+# not belong into the cell below, which writes.
 
 # %%
 from pathlib import Path

@@ -163,7 +163,8 @@ draw_u(
 # The paper's ablation takes one step at a time, and each step has its builder. The
 # parameters are exact; F1 is what the paper reports on DRIVE (whole frame, mean of the
 # images). For SA-UNet it has .8217, where SA-UNet's own table has .8263 (whole frame,
-# pooled).
+# pooled); a table in the code's README has .8244 for "SA-UNet", but with the GFLOPs of
+# the second step here.
 
 # %%
 ablation = {

@@ -417,8 +417,8 @@ assert all(tap.sum() == 9 for tap in taps)
 
 # %% [markdown]
 # CMP-UNet as the slides read it has 34,568,769 parameters here (they print no count),
-# its authors' own 9,094,170: their 7x7 convolutions are grouped. Both are here, as
-# `cmp_unet_slides` and `cmp_unet`.
+# its authors' own 9,094,170 (they count the 9,071,770 trainable ones), mostly because
+# their 7x7 convolutions are grouped. Here are both: `cmp_unet_slides` and `cmp_unet`.
 
 # %%
 print("7x7, full, 64 to 64 channels:   ", 7 * 7 * 64 * 64)

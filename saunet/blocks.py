@@ -107,13 +107,18 @@ def coarse_fine(x, filters, *, conv, wide_conv, name):
     return conv(x, filters, 1, name=f"{name}_fuse")
 
 
-def up_conv(x, filters, *, name):
+def up_conv(x, filters, *, kernel_initializer="glorot_uniform", name):
     """Doubles the map by a 3x3 transposed convolution with bias, no activation.
 
     The papers' "2x2 up-convolution" is its stride.
     """
     return layers.Conv2DTranspose(
-        filters, 3, strides=2, padding="same", name=f"{name}_conv"
+        filters,
+        3,
+        strides=2,
+        padding="same",
+        kernel_initializer=kernel_initializer,
+        name=f"{name}_conv",
     )(x)
 
 

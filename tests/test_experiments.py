@@ -730,6 +730,7 @@ def record_like(row="sa_unet_v2", seed=0, f1=0.8, fold=None):
     scores = [
         {"region": region, "pooling": pooling, "f1": f1, "auc": 0.98}
         | dict.fromkeys(("sensitivity", "specificity", "accuracy"), 0.9)
+        | dict.fromkeys(("mcc", "jaccard"), 0.7)
         for region in ("fov", "frame")
         for pooling in ("pooled", "mean")
     ]
@@ -773,7 +774,7 @@ def test_five_folds_become_a_mean_over_all_images():
     records = [record_like(fold=fold, f1=0.7 + fold / 100) for fold in range(5)]
     page = tables.results_page({("sa_unet_v2", "stare"): records})
     assert "| SA-UNetv2, all 20 images | budget | 0 |  |  | 0.7200 |" in page
-    other = [record_like("sa_unet", fold=fold, f1=0.5) for fold in range(4)]
+    other = [record_like("sa_unet_gn_silu", fold=fold, f1=0.5) for fold in range(4)]
     page = tables.results_page({("sa_unet_v2", "stare"): [*records, *other]})
     assert page.count("all 20 images") == 1
     page = tables.results_page({("sa_unet_v2", "stare"): records[:4]})

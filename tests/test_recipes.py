@@ -29,6 +29,8 @@ def test_a_recipe_is_plain_data(name):
     stored = json.loads(json.dumps(asdict(RECIPES[name])))
     stored["learning_rates"] = tuple(map(tuple, stored["learning_rates"]))
     stored["plateau"] = tuple(stored["plateau"])
+    if isinstance(stored["validation"], list):
+        stored["validation"] = tuple(stored["validation"])
     assert Recipe(**stored) == RECIPES[name]
 
 
@@ -58,3 +60,11 @@ def test_sa_unet_v2_trains_as_its_paper_says():
     assert recipe.early_stopping == 20
     assert (recipe.augmentation, recipe.placement) == ("thirteen", "bottom_right")
     assert recipe.learning_rates[0][1] == 1e-3
+
+
+def test_rsan_trains_as_its_paper_says():
+    recipe = RECIPES["rsan_paper"]
+    assert recipe.learning_rates == ((150, 1e-3), (50, 1e-4))
+    assert (recipe.batch_size, recipe.loss, recipe.optimizer) == (2, "bce", "adam")
+    assert recipe.model_kwargs["rate"] == pytest.approx(1 - 0.85)
+    assert recipe.validation == ("23", "40")

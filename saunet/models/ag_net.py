@@ -2,11 +2,11 @@
 
 Paper: Zhang et al., "Attention Guided Network for Retinal Image Segmentation",
 MICCAI 2019, https://arxiv.org/abs/1907.12930. Code read:
-https://github.com/HzFu/AGNet, at a commit that was not noted; this network gives its
-outputs.
+https://github.com/HzFu/AGNet at c99c50b; this network gives its outputs.
 
 The network has four side outputs of two classes, at the decoder's levels 1/8, 1/4,
-1/2 and 1 (the code's side 5, 6, 7 and 8), and their mean. The authors train on the
+1/2 and 1 (the code's side 5, 6, 7 and 8; layers `side3`, `side2`, `side1` and `side0`
+here), and their mean. The authors train on the
 sum of five losses and test on side 8. `outputs` chooses:
 
     "mean"      (N, H, W, 1): the mean's vessel class. The default: one map, on which
@@ -16,7 +16,8 @@ sum of five losses and test on side 8. `outputs` chooses:
                 weights are kept, so that a file fits every choice
 
 Departures: a side's 1x1 convolution comes before its enlarging, the same linear map
-at a fraction of the cost; Keras's initialisation; any size, not only squares.
+at a fraction of the cost; Keras's initialisation; any size, not only squares; an image
+is RGB in [0, 1], where the authors' weights are used to BGR in [0, 255].
 """
 
 import keras

@@ -4,8 +4,8 @@ Paper: Gu et al., "CMP-UNet: A Retinal Vessel Segmentation Network Based on
 Multi-Scale Feature Fusion", Electronics 12(23), 2023,
 https://doi.org/10.3390/electronics12234743. Slides: De Lange, Van de Sompele,
 Nijs, "Image Segmentation: Exploring U-Nets", which print CFFA, MSCAF and PFF. Code
-read: the slides', and the authors' own, at a commit that was not noted; `cmp_unet`
-gives its outputs.
+read: the slides', and the authors' own, https://github.com/hpucry/CMP-UNet, mynet.py
+at 559139f; `cmp_unet` gives its outputs.
 
                  CFFA's 7x7    bias          MSCAF's attention    PFF's enlarging
     slides       full          CFFA, CBRD    CBAM's channels      bilinear

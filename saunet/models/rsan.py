@@ -16,6 +16,8 @@ ends with them, too.
 Where paper and code differ, the code: equation 4 joins [maximum, mean], the code's
 attention [mean, maximum]; the transposed convolutions of "2x2" are 3x3.
 
+Inferred: the rows without attention keep the RSAB's last BN and ReLU; the paper's
+numbers of parameters agree.
 Departures: none known in the graph. The paper's "keep probability .85" (DRIVE) and
 ".78" (CHASE_DB1) are `rate=0.15` and `rate=0.22` here.
 """

@@ -9,9 +9,11 @@ Segmentation", ICPR 2020, https://arxiv.org/abs/2004.03696; SD-Unet is Guo et al
     unet_18     conv, ReLU                    16/32/64           128
     unet_18_sa  conv, ReLU                    16/32/64           128, attention
     sd_unet     conv, DropBlock, ReLU         16/32/64           128
-    backbone    conv, DropBlock, BN, ReLU     16/32/64           128
+    backbone *  conv, DropBlock, BN, ReLU     16/32/64           128
     sa_unet     conv, DropBlock, BN, ReLU     16/32/64           128, attention
 
+* `sa_unet_backbone`. Where paper and code differ, the code: the transposed convolutions
+of "2x2" are 3x3.
 Departures: none known in the graph. The paper's "keep probability .82" (DRIVE)
 and ".87" (CHASE_DB1) are `rate=0.18` and `rate=0.13` here.
 """

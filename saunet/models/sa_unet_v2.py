@@ -1,9 +1,10 @@
 """SA-UNetv2, the steps of its ablation, and the U-Net of its table.
 
 Paper: Guo et al., "SA-UNetv2: Rethinking Spatial Attention U-Net for Retinal
-Vessel Segmentation", 2025, https://arxiv.org/abs/2509.11774. Code read: the
-authors' own, at a commit that was not noted; `sa_unet_v2`, `sa_unet_gn_silu` and, with
-16 filters, `unet_32` give its outputs.
+Vessel Segmentation", 2025, https://arxiv.org/abs/2509.11774. Code read:
+https://github.com/clguo/SA-UNetv2, sa-unetv2-for-drive.ipynb at f5c9bb5 and
+sa-unetv2-for-stare.ipynb at 4eea4d8; `sa_unet_v2`, `sa_unet_gn_silu` (there the
+branch "SAUNet") and, with 16 filters, `unet_32` give its outputs.
 
                          levels          bottleneck       skip connections
     sa_unet_gn_silu      16/32/64        128, attention   plain
@@ -12,7 +13,9 @@ authors' own, at a commit that was not noted; `sa_unet_v2`, `sa_unet_gn_silu` an
     sa_unet_v2           16/32/48        64, attention    cross-scale attention
     unet_32              32/64/128/256   512              plain
 
-Unit: conv 3x3 (he_normal), DropBlock, GroupNorm of 8 groups, SiLU.
+Unit: conv 3x3 (he_normal), DropBlock, GroupNorm of 8 groups, SiLU. The transposed
+convolutions start by he_normal in `sa_unet_gn_silu`, by Keras's default elsewhere.
+Where paper and code differ, the code: the transposed convolutions of "2x2" are 3x3.
 Departures: none known in the graph.
 """
 
@@ -63,7 +66,8 @@ def sa_unet_gn_silu(
 ):
     """Ablation: SA-UNet with GroupNorm and SiLU ("SA-UNet, 0.54 M, 26.54 G")."""
     filters = (16, 32, 64, 128)
-    return _u_net(input_shape, filters, rate, block_size, gate=_plain, name=name)
+    up = partial(up_conv, kernel_initializer="he_normal")
+    return _u_net(input_shape, filters, rate, block_size, up=up, gate=_plain, name=name)
 
 
 def unet_32(
@@ -76,7 +80,9 @@ def unet_32(
     )
 
 
-def _u_net(input_shape, filters, rate, block_size, *, attention=True, gate, name):
+def _u_net(
+    input_shape, filters, rate, block_size, *, attention=True, up=up_conv, gate, name
+):
     """The skeleton of the five networks; the last of `filters` is the bottleneck."""
     unit = partial(conv_drop_gn_silu, rate=rate, block_size=block_size)
     *levels, bottleneck = filters
@@ -94,7 +100,7 @@ def _u_net(input_shape, filters, rate, block_size, *, attention=True, gate, name
     x = unit(x, bottleneck, name="bottleneck_b")
 
     for level, width in reversed(list(enumerate(levels))):
-        x = up_conv(x, width, name=f"up{level}")
+        x = up(x, width, name=f"up{level}")
         skip = gate(skips[level], x, name=f"up{level}_gate")
         x = layers.Concatenate(name=f"up{level}_concat")([x, skip])
         x = unit(x, width, name=f"up{level}_a")

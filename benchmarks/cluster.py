@@ -46,10 +46,10 @@ def draw(folder, count):
 
 def run(photographs, workers):
     """Returns the seconds until each photograph is done; `None` workers: no Ray."""
-    done, append = [], Manifest.append
+    done, original = [], Manifest.append
 
     def noted(*words, **options):
-        append(*words, **options)
+        original(*words, **options)
         done.append(time.perf_counter() - started)
 
     load = functools.partial(load_segmenter, WEIGHTS)
@@ -62,7 +62,7 @@ def run(photographs, workers):
             else:
                 predict_on_cluster(load, [photographs], out, workers=workers)
     finally:
-        Manifest.append = append
+        Manifest.append = original
     return done
 
 

@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from record import process_memory
+
 import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -85,17 +87,10 @@ def peak_memory(kind, args):
     step = training_step(kind, args)
     # On a small map first: TensorFlow keeps what it has once held.
     step(8)
-    before = _status("VmRSS")
+    before = process_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     step(args.size)
-    return _status("VmHWM") - before
-
-
-def _status(field):
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return 1024 * int(line.split()[1])
-    raise SystemExit(f"no {field} in /proc/self/status: this needs Linux")
+    return process_memory("VmHWM") - before
 
 
 def compare_memory(args):

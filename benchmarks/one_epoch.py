@@ -15,25 +15,23 @@ import argparse
 import csv
 import json
 import os
-import resource
-import runpy
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
+from saunet.facts import FACTS  # before Keras: TensorFlow's kernels are chosen
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "one_epoch.csv"
-FACTS = Path(__file__).parents[1] / "saunet" / "models" / "facts.py"
 CROP, BATCH, STEPS = 128, 4, 20
 
 
 def measure(name, data_dir):
     """Trains one network for one epoch and returns its row."""
     import keras
+    from record import process_memory
 
     from saunet.data.datasets import load_dataset
     from saunet.data.pipeline import random_batches
@@ -58,7 +56,7 @@ def measure(name, data_dir):
     return {
         "model": name,
         "seconds_per_step": round(statistics.median(seconds[1:]), 3),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": process_memory("VmHWM") // 2**20,
         "loss_before": round(before, 4),
         "loss_after": round(after, 4),
         "steps": STEPS,
@@ -92,23 +90,22 @@ Measured once, {date}, on {device}: keras {keras}, {backend}, commit {commit}.
 {rows}
 
 Rendered by `python benchmarks/one_epoch.py --table` from
-`benchmarks/results/one_epoch.csv` and `saunet/models/facts.py`: edit those, not this.
+`benchmarks/results/one_epoch.csv` and `saunet/facts.py`: edit those, not this.
 """
 
 
 def page():
     """Returns `docs/networks.md`: the last row measured of each network, and facts."""
-    facts = runpy.run_path(FACTS)["FACTS"]  # by itself: needs no Keras
     with RESULTS.open(newline="") as file:
         measured = {row["model"]: row for row in csv.DictReader(file)}
     for row in measured.values():  # "dirty" by that file, which grew
         row["commit"] = row["commit"].removesuffix("-dirty")
     rows = [
-        f"| `{name}` | {facts[name].paper} "
-        f"| {facts[name].total:,} | {facts[name].gflops:,.3f} "
+        f"| `{name}` | {facts.paper} "
+        f"| {facts.total:,} | {facts.gflops:,.3f} "
         f"| {float(row['seconds_per_step']):.3f} | {int(row['peak_mib']):,} "
         f"| {float(row['loss_before']):.4f} | {float(row['loss_after']):.4f} |"
-        for name in facts
+        for name, facts in FACTS.items()
         for row in [measured[name]]
     ]
     common = {

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows of results, and one score."""
+"""What the benchmarks share: rows of results, peak memory, and one score."""
 
 import csv
 from pathlib import Path
@@ -21,6 +21,17 @@ def append(name, row):
         if not file.tell():
             writer.writeheader()
         writer.writerow(row)
+
+
+def process_memory(field):
+    """Returns bytes that this process holds: "VmRSS" now, "VmHWM" at most so far.
+
+    Not by `getrusage`, whose peak a process takes over from the one that started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    raise SystemExit(f"no {field} in /proc/self/status: this needs Linux")
 
 
 def fov_scores(maps, samples, names):

@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ ENGINES = ("keras", "openvino")
 def measure(name, engine, side, batch, runs):
     """Times one network, engine, side and batch, and returns the row."""
     import numpy as np
+    from record import process_memory
 
     from saunet.engines import make_engine
     from saunet.models import build_model
@@ -39,14 +39,14 @@ def measure(name, engine, side, batch, runs):
 
     run = make_engine(build_model(name), engine)
     images = np.random.default_rng(0).random((batch, side, side, 3), np.float32)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = process_memory("VmHWM")
     run(images)
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
         run(images)
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = process_memory("VmHWM") - before
     about = environment()
     return {
         "model": name,
@@ -54,7 +54,7 @@ def measure(name, engine, side, batch, runs):
         "side": side,
         "batch": batch,
         "milliseconds": round(1e3 * statistics.median(seconds), 1),
-        "peak_mib": peak // 1024,
+        "peak_mib": peak // 2**20,
         "device": about["device"],
         "keras": about["versions"]["keras"],
         "commit": about["commit"],

@@ -14,13 +14,12 @@ its file in benchmarks/results. Linux.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from record import append, fov_scores
+from record import append, fov_scores, process_memory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WEIGHTS = "sa_unet_v2_drive"
@@ -107,7 +106,7 @@ def one(args):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     segmenter = inference.load_pretrained(WEIGHTS, engine=args.engine)
     segmenter.predict(image, tile="whole" if args.tile == "whole" else int(args.tile))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(process_memory("VmHWM") // 2**20)
 
 
 def f1(args):
@@ -123,7 +122,7 @@ def f1(args):
     samples = load_dataset("chase_db1", args.data_dir, "train")[:: args.every]
     segmenter = inference.load_pretrained(WEIGHTS)
     scale = args.scale if args.scale == "auto" else float(args.scale)
-    for tile, halo, ramp in CHOICES if args.scale == "1" else SCALED:
+    for tile, halo, ramp in CHOICES if scale == 1 else SCALED:
         inference.predict_tiles = partial(tiling.predict_tiles, halo=halo, ramp=ramp)
         maps = (
             segmenter.predict(s.image, tile=tile or "whole", scale=scale)

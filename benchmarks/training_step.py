@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from record import append
+from record import append, process_memory
 
 import saunet  # noqa: F401  (before Keras: it chooses TensorFlow's kernels)
 
@@ -74,10 +74,7 @@ def peak_memory(network, kind, precision, cell):
     step = training_step(network, kind, precision, cell)
     for _ in range(3):
         step()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("no VmHWM in /proc/self/status: this needs Linux")
+    return process_memory("VmHWM") / 2**20
 
 
 def in_own_process(call, *arguments):

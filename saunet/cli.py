@@ -99,8 +99,7 @@ def models(args):
 
     GFLOPs are those of one image of 592 x 592 pixels.
     """
-    load_framework()
-    from saunet.models import FACTS
+    from saunet.facts import FACTS
 
     if args.json:
         return _print_json({name: facts._asdict() for name, facts in FACTS.items()})
@@ -682,9 +681,8 @@ def _parser():
     _dataset_options(run, required=False)
     _split_option(run)
     _protocol_options(sub, region_default="fov where there are masks")
-    # None: not given, and refused where nothing is scored.
-    sub.add_argument("--threshold", type=float, metavar="T", help=THRESHOLD)
     # None, so is --threshold: not given, and refused where nothing is scored.
+    sub.add_argument("--threshold", type=float, metavar="T", help=THRESHOLD)
     sub.set_defaults(region=None, pooling=None, split=None)
     _output_options(sub)
 

@@ -57,7 +57,7 @@ def mcc(y_true, y_pred):
 
 
 def bce_mcc(y_true, y_pred, *, bce_weight=0.5, mcc_weight=0.5):
-    """`0.5 BCE + 0.5 (1 - MCC)`, the loss of SA-UNetv2."""
+    """`bce_weight BCE + mcc_weight (1 - MCC)`; by halves the loss of SA-UNetv2."""
     return bce_weight * bce(y_true, y_pred) + mcc_weight * mcc(y_true, y_pred)
 
 

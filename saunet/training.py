@@ -40,6 +40,7 @@ from saunet.data import lock
 from saunet.data.augmentation import thirteen_copies
 from saunet.data.field import field_of_view, trained_diameter
 from saunet.data.images import replacing, writable_folder, write_bytes
+from saunet.data.padding import PLACEMENTS
 from saunet.data.pipeline import (
     common_size,
     fixed_batches,
@@ -140,7 +141,7 @@ class Recipe:
         choices = {
             "loss": tuple(LOSSES),
             "augmentation": ("random", "thirteen", "none"),
-            "placement": ("centered", "bottom_right"),
+            "placement": PLACEMENTS,
             "optimizer": ("adam", "adamw"),
             "schedule": ("steps", "one_cycle", "plateau"),
             "precision": ("float32", "mixed_bfloat16", "mixed_float16", "auto"),

@@ -49,14 +49,14 @@ def test_a_backend_that_is_not_there_is_one_line(monkeypatch, capsys, error, mes
 
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", failing)
-    assert cli.main(["models"]) == 2
+    assert cli.main(["summary", "sa_unet"]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines()), message in err) == ("", 1, True)
 
 
 def test_a_backend_that_saunet_does_not_compute_on_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    assert cli.main(["models"]) == 2
+    assert cli.main(["summary", "sa_unet"]) == 2
     assert "keras would compute on torch, saunet does on" in capsys.readouterr().err
 
 

@@ -4,12 +4,12 @@ import difflib
 import inspect
 
 from saunet.errors import InputError
+from saunet.facts import FACTS
 from saunet.models.ag_net import ag_net
 from saunet.models.attention_unet import attention_unet
 from saunet.models.cbam_unet import cbam_unet
 from saunet.models.cmp_unet import cmp_unet, cmp_unet_slides
 from saunet.models.dunet import dunet, dunet_encoder
-from saunet.models.facts import FACTS
 from saunet.models.ladder_net import ladder_net
 from saunet.models.r2u_net import r2u_net
 from saunet.models.rsan import rsan, rsan_backbone, rsan_backbone_dropblock

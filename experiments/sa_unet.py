@@ -55,10 +55,12 @@ def rows_of(dataset):
 
 ROWS = (*rows_of("drive"), *rows_of("chase_db1"))
 # Said below the tables of a dataset.
+U_NET = 'The paper\'s "U-Net" is taken to be its network of 18 layers, not that of 23.'
 NOTES = {
-    "chase_db1": "The loss of `unet_18`, which normalises nothing, stood still for a "
-    "third of its epochs (see its curve): its score is that of one start. No other "
-    "seed was trained."
+    "drive": U_NET,
+    "chase_db1": f"{U_NET} The loss of `unet_18`, which normalises nothing, stood "
+    "still for a third of its epochs (see its curve): its score is that of one start. "
+    "No other seed was trained.",
 }
 
 if __name__ == "__main__":

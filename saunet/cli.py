@@ -904,13 +904,15 @@ def _tile(text):
 
 def _recipe(args):
     """Returns the recipe that --recipe names, with what the other options change."""
-    from saunet.training import RECIPES, recipe_with
+    from saunet.training import RECIPES, recipe_with, with_epochs
     from saunet.weights import find_weights
 
     recipe = _lookup("recipe", args.recipe, RECIPES)
+    if args.epochs:
+        recipe = with_epochs(recipe, args.epochs)
     changes = {
         name: getattr(args, name)
-        for name in ("epochs", "batch_size", "seed", "start_from")
+        for name in ("batch_size", "seed", "start_from")
         if getattr(args, name) is not None
     }
     if args.mixed_precision:
@@ -922,16 +924,6 @@ def _recipe(args):
             raise InputError(f"--set {assignment}: expected FIELD=VALUE")
         _lookup("recipe field", name, types)
         changes[name] = _typed(name, text, types[name])
-    if args.epochs and "whole_epochs" not in changes:
-        share = recipe.whole_epochs / recipe.epochs
-        changes["whole_epochs"] = round(share * changes["epochs"])
-    staged = len(recipe.learning_rates) > 1
-    if args.epochs and staged and "learning_rates" not in changes:
-        share = changes["epochs"] / recipe.epochs
-        rates = [(max(1, round(share * n)), rate) for n, rate in recipe.learning_rates]
-        while sum(n for n, _ in rates[:-1]) >= changes["epochs"]:
-            rates.pop()  # of few epochs, it would begin after the last one
-        changes["learning_rates"] = tuple(rates)
     network = {}
     if args.model not in (None, recipe.model):
         # The options belong to the recipe's own network.

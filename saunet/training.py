@@ -1069,3 +1069,24 @@ def recipe_with(recipe, **changes):
             f"a recipe has no field '{unknown[0]}'; it has: {', '.join(sorted(known))}"
         )
     return replace(recipe, **changes)
+
+
+def with_epochs(recipe, epochs):
+    """Returns the recipe made shorter or longer: its stages keep their shares.
+
+    Args:
+        recipe: A `Recipe`.
+        epochs: Integer of at least 1.
+    """
+    share = epochs / recipe.epochs
+    rates = recipe.learning_rates
+    if len(rates) > 1:
+        rates = [(max(1, round(share * n)), rate) for n, rate in rates]
+        while sum(n for n, _ in rates[:-1]) >= epochs:
+            rates.pop()  # of few epochs, it would begin after the last one
+    return recipe_with(
+        recipe,
+        epochs=epochs,
+        whole_epochs=round(share * recipe.whole_epochs),
+        learning_rates=tuple(rates),
+    )

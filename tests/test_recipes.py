@@ -7,7 +7,7 @@ import pytest
 
 from saunet.layers import DropBlock2D
 from saunet.models import MODELS, build_model
-from saunet.training import RECIPES, Recipe, make_optimizer
+from saunet.training import RECIPES, Recipe, make_optimizer, with_epochs
 
 each = pytest.mark.parametrize("name", RECIPES)
 
@@ -68,3 +68,19 @@ def test_rsan_trains_as_its_paper_says():
     assert (recipe.batch_size, recipe.loss, recipe.optimizer) == (2, "bce", "adam")
     assert recipe.model_kwargs["rate"] == pytest.approx(1 - 0.85)
     assert recipe.validation == ("23", "40")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rates"),
+    [
+        (15, ((10, 1e-3), (5, 1e-4))),
+        (300, ((200, 1e-3), (100, 1e-4))),
+        (1, ((1, 1e-3),)),
+    ],
+)
+def test_a_shorter_or_longer_recipe_keeps_its_shares(epochs, rates):
+    changed = with_epochs(RECIPES["sa_unet_paper"], epochs)
+    assert (changed.epochs, changed.learning_rates) == (epochs, rates)
+    changed = with_epochs(RECIPES["cpu"], 4 * epochs)
+    assert changed.whole_epochs == epochs  # 15 of 60
+    assert changed.learning_rates == RECIPES["cpu"].learning_rates

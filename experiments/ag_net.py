@@ -12,8 +12,8 @@ Departures: the authors shrink a photograph to 512x512, show it as BGR in 0 to 2
 enlarge side 8's map again; here it is padded, RGB in 0 to 1. Their code has no
 augmentation, holds nothing out, and saves every tenth epoch without saying which is
 tested; here SA-UNet's copies, two images held out, and the epoch of the lowest
-validation loss. The recipes `budget` and
-`best` train and test on the mean alone.
+validation loss. The recipes `budget` and `best` train and test on the mean alone.
+
 Binary cross-entropy on the vessel class is the code's loss of two classes.
 """
 

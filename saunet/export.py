@@ -717,7 +717,8 @@ def _guided_filter(graph, layer, inputs):
             values = _of_pair("Add")(graph, layer, shifted)
         return values
 
-    ones = graph.op("Expand", np.float64([1]), graph.op("Shape", attention))
+    # Not as a constant: OpenVINO would not finish folding the sums of its windows.
+    ones = graph.op("Div", a, a)
     n = window_sum(ones)
 
     def mean(values):

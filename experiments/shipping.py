@@ -9,6 +9,7 @@ from rows import ROOT
 
 from saunet.data.datasets import DATASETS
 from saunet.data.images import write_bytes
+from saunet.data.runs import read_run
 from saunet.errors import InputError
 from saunet.weights import CARD, read_card, sha256_of, write_card
 
@@ -74,7 +75,8 @@ def ship(record, row, folder, root=None):
     target.mkdir(parents=True, exist_ok=True)
     weights = target / "model.weights.h5"
     write_bytes(weights, source.read_bytes())
-    write_card(target, card_of(name, record, row, digest))
+    seen = read_run(folder).get("seen_sha256", [])
+    write_card(target, card_of(name, record, row, digest, seen))
     print(f"shipped to {target}")
     return target
 
@@ -92,7 +94,7 @@ def check_place(row, folder, root=None):
     return target
 
 
-def card_of(folder, record, row, digest):
+def card_of(folder, record, row, digest, seen):
     """Returns the card of shipped weights."""
     dataset, name = DATASETS[row.dataset], record["recipe_name"]
     recipe = row.recipe(name, record["seed"])
@@ -104,6 +106,7 @@ def card_of(folder, record, row, digest):
     if held_out:
         split += f", without {', '.join(held_out)}, which chose the epoch"
     height, width = dataset.size
+    diameter = record.get("fov_diameter")
     halved = "float16" in record["weights"]
     started = record.get("start_images", [])
     began = f", from {recipe.start_from}'s weights" if started else ""
@@ -117,7 +120,7 @@ def card_of(folder, record, row, digest):
         "preprocessing": {
             "scale": "divided by 255",
             "padding": row.padding(name),
-            "fov_diameter": record["fov_diameter"],
+            **({"fov_diameter": diameter} if diameter else {}),
         },
         "threshold": {
             "value": THRESHOLD,
@@ -129,6 +132,7 @@ def card_of(folder, record, row, digest):
             "images": record["images"],
             **({"validation": held_out} if held_out else {}),
             **({"start_images": started} if started else {}),
+            "seen_sha256": seen,
             "never_seen": unseen,
         },
         "scores": [about | score for score in record["scores"]],

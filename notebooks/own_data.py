@@ -31,7 +31,7 @@ import numpy as np
 from lesson import brief, curves, keras, photographs, show
 
 import saunet
-from saunet.data.images import image_stem, read_image, read_mask, write_png
+from saunet.data.images import image_stem, read_image, read_label, write_png
 
 OUT = Path("out/own_data")
 shutil.rmtree(OUT, ignore_errors=True)  # of an earlier time
@@ -70,7 +70,7 @@ def read_samples(images, labels):
             Sample(
                 name=image_stem(photograph),
                 image=image,
-                vessels=read_mask(label),
+                vessels=read_label(label),
                 fov=find_fov(image),
                 fov_source="estimated",
             )

@@ -337,8 +337,8 @@ def evaluate(args):
 def score(args):
     """Score the maps in a folder against the truth.
 
-    Files are paired by the number or the name that both sides share: 01_test.png and
-    01_manual1.gif are image 01.
+    Files are paired by one name, or by what both names begin with, up to the first
+    number: 01_test.png and 01_manual1.gif are image 01.
     """
     from saunet.evaluation import score_folders
 
@@ -925,10 +925,11 @@ def _recipe(args):
         _lookup("recipe field", name, types)
         changes[name] = _typed(name, text, types[name])
     network = {}
-    if args.model not in (None, recipe.model):
+    model = changes.get("model", args.model)
+    if model not in (None, recipe.model):
         # The options belong to the recipe's own network.
-        network = {"model": args.model, "model_kwargs": {}}
-    elif args.model is None and changes.get("start_from"):
+        network = {"model": model, "model_kwargs": {}}
+    elif model is None and changes.get("start_from"):
         known = find_weights(changes["start_from"])[1]
         network = {k: known[k] for k in ("model", "model_kwargs") if k in known}
     return recipe_with(recipe, **network | changes)

@@ -310,16 +310,18 @@ def _unit_range(image):
 
 
 def load_pretrained(name_or_folder, **engine):
-    """Returns the `Segmenter` of a shipped weight or of a folder with a card.
+    """Returns the `Segmenter` of a shipped weight, a folder with a card, or a run.
 
     Args:
         name_or_folder: such as "sa_unet_v2_drive", or the path of a folder that
-            holds `card.json` and the weights it names.
+            holds `card.json` and the weights it names, or of a training run.
         **engine: `engine`, `precision` and `threads` of `Segmenter`.
 
     Raises:
         InputError: no such weights, or the file is not the one the card describes.
     """
+    if weights.find_run(name_or_folder):
+        return load_run(name_or_folder, **engine)
     folder = weights.find_pretrained(name_or_folder)
     card = weights.read_card(folder)
     model = _build(card, folder / weights.CARD)

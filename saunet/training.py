@@ -103,7 +103,8 @@ class Recipe:
         early_stopping: Epochs without a better val_loss before a run ends.
         validation: Names of training images held out, or how many (drawn by seed);
             predicted as by `predict`, whole or in tiles.
-        ema: Momentum of the moving average of the weights, or `None`.
+        ema: Momentum of the moving average of the weights, or `None`. In a run of
+            few steps it is lower: 1 - 4 / steps, a memory of a quarter of the run.
         clip_norm: Largest global norm of a gradient, or `None`.
         precision: "float32", "mixed_bfloat16", "mixed_float16", or "auto": the first
             or second, whichever trains faster on the machine; the run keeps which.
@@ -194,6 +195,12 @@ class Recipe:
         ):
             raise InputError(
                 f"recipe field loss_kwargs={self.loss_kwargs!r} must be numbers by name"
+            )
+        start = self.start_from
+        if start is not None and (not isinstance(start, str) or not start):
+            raise InputError(
+                f"recipe field start_from={start!r} must be None or a str, the name of "
+                "weights or their path"
             )
         if self.crop and self.crop % 16:
             raise InputError(f"recipe field crop={self.crop} must be a multiple of 16")
@@ -423,6 +430,8 @@ def _train(recipe, samples, out_dir, resume, progress, shares, held):
         )
     recipe = _with_precision(recipe, out_dir, resume)
     training, held_out = split(samples, recipe.validation, recipe.seed)
+    if not resume:  # which compares each with what it was
+        _check_twins(training, held_out)
     description = {
         "recipe": _as_json(recipe),
         "images": [s.name for s in training],
@@ -622,6 +631,18 @@ def split(samples, validation, seed):
     return [s for s in samples if s.name not in validation], held_out
 
 
+def _check_twins(training, held_out):
+    """Refuses an image that is held out from itself, by another name."""
+    twins = {sha256_of_pixels(s.image): s.name for s in training}
+    for sample in held_out:
+        twin = twins.get(sha256_of_pixels(sample.image))
+        if twin is not None:
+            raise InputError(
+                f"'{sample.name}' is held out and has the pixels of '{twin}', which is "
+                "trained on: leave one of them out"
+            )
+
+
 def _check_arrays(sample):
     """Refuses what would train on other labels than meant, and say nothing."""
     image, vessels = sample.image, sample.vessels
@@ -630,10 +651,17 @@ def _check_arrays(sample):
             f"image of sample '{sample.name}': {image.dtype} {image.shape}, expected "
             "uint8 (H, W, 3), RGB from 0 to 255: convert it"
         )
+    if not isinstance(sample.name, str):
+        raise InputError(f"name of a sample: {sample.name!r}, expected a str")
     if vessels.shape != image.shape[:2]:
         raise InputError(
             f"vessels of sample '{sample.name}': {vessels.shape}, but its image is "
             f"{image.shape[:2]}: both must be of one size"
+        )
+    if vessels.mean() > 0.5 and vessels.max() <= 1:
+        raise InputError(
+            f"vessels of sample '{sample.name}': {vessels.mean():.0%} of the pixels, "
+            "expected less than half: 1 for vessels, 0 for the rest"
         )
     if vessels.dtype != np.uint8 or vessels.max() > 1:
         one_half = 127 if vessels.max() > 1 else 0.5
@@ -672,7 +700,9 @@ def make_optimizer(recipe, steps_per_epoch):
         "use_ema": recipe.ema is not None,
     }
     if recipe.ema is not None:
-        options["ema_momentum"] = recipe.ema
+        # Of a short run it would hold mostly the weights that it began with.
+        steps = recipe.epochs * steps_per_epoch
+        options["ema_momentum"] = min(recipe.ema, 1 - 4 / max(4, steps))
     if recipe.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **options)
     else:
@@ -733,10 +763,21 @@ class _RunFolder(keras.callbacks.Callback):
             return False
         return epochs_since_best(self.history) >= patience
 
+    def _was_saved(self):
+        """Whether more lies here than the first epoch writes before its state."""
+        log = self.folder / "log.csv"
+        rows = len(log.read_text().splitlines()) - 1 if log.exists() else 0
+        return rows > 1 or "hours" in read_run(self.folder)
+
     def restore(self, model):
         """Puts model, optimizer, random generators and history back."""
         path = self.folder / "state.npz"
         if not path.exists():
+            if self._was_saved():
+                raise InputError(
+                    f"{path}: is missing: bring it back from a copy, or start the run "
+                    "again in another folder"
+                )
             return  # killed before its first epoch was whole
         try:
             with path.open("rb") as file, np.load(file) as state:
@@ -1027,9 +1068,13 @@ def _open_run(folder, description, recipe, resume, held, training, devices):
     check_new(folder)
     writable_folder(folder)
     held.enter_context(lock.lock_folder(folder))
-    # By which photographs of other cameras are scaled.
-    diameters = [field_of_view(sample.image)[1] for sample in training]
-    about = {"fov_diameter": trained_diameter(diameters)}
+    # By which photographs of other cameras are scaled. Of cut-out pieces, which have no
+    # dark surround, nothing is known of a camera.
+    fields_of_view = [field_of_view(sample.image) for sample in training]
+    diameters = [diameter for mask, diameter in fields_of_view if not mask.all()]
+    about = {}
+    if 2 * len(diameters) >= len(training):
+        about["fov_diameter"] = trained_diameter(diameters)
     _write_json(path, {**description, **about, **environment(devices)})
 
 

@@ -416,8 +416,8 @@ def find_pretrained(name_or_folder):
         return folder
     known = ", ".join(list_pretrained()) or "none in this installation"
     raise InputError(
-        f"no weights {str(name_or_folder)!r}: give a folder with a {CARD}, or one of "
-        f"the shipped ones: {known}"
+        f"no weights {str(name_or_folder)!r}: give a training run, a folder with a "
+        f"{CARD}, or one of the shipped ones: {known}"
     )
 
 
@@ -468,15 +468,18 @@ def seen_images(name_or_file):
     Args:
         name_or_file: as in `find_weights`.
     """
-    run = find_run(name_or_file)
-    about = read_run(run) if run else find_weights(name_or_file)[1].get("data", {})
+    about = _data_of(name_or_file)
     return sorted({name for kind in SEEN for name in about.get(kind, ())})
 
 
 def seen_pixels(name_or_file):
-    """As `seen_images`, what `sha256_of_pixels` gives of each; known of runs alone."""
+    """As `seen_images`, what `sha256_of_pixels` gives of each."""
+    return set(_data_of(name_or_file).get("seen_sha256", ()))
+
+
+def _data_of(name_or_file):
     run = find_run(name_or_file)
-    return set(read_run(run).get("seen_sha256", ())) if run else set()
+    return read_run(run) if run else find_weights(name_or_file)[1].get("data", {})
 
 
 def sha256_of_pixels(image):
@@ -588,7 +591,7 @@ def _check_card(card, path):
     value = card["threshold"]["value"]
     share = isinstance(value, float) and 0 < value < 1
     check(share, "threshold.value", value, "a number between 0 and 1")
-    for kind in SEEN:
+    for kind in (*SEEN, "seen_sha256"):
         names = card["data"].get(kind, [])
         check(are_names(names), f"data.{kind}", names, "a list of names")
     diameter = card["preprocessing"].get("fov_diameter", 1)

@@ -425,7 +425,7 @@ def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
         (("--set", "loss=3"), "loss=3: expected str"),
         (("--set", "model_kwargs={[]:1}"), "model_kwargs={[]:1}: expected dict"),
         (("--set", f"epochs={'(' * 9999}"), ": expected int"),
-        (("--start-from", "mine"), "no weights 'mine': give a folder with a card.json"),
+        (("--start-from", "mine"), "no weights 'mine': give a training run"),
         (("--set", f"seed={10**400}"), "seed=1000"),
         (("--set", f"clip_norm={10**400}"), "clip_norm=1000"),
         (("--epochs", "9" * 400), "not a positive whole number of up to 9 digits"),
@@ -587,7 +587,7 @@ def test_interruption_is_one_line(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_framework", interrupted)
-    assert run(capsys, "models") == (130, "", "saunet: interrupted\n")
+    assert run(capsys, "summary", "sa_unet") == (130, "", "saunet: interrupted\n")
 
 
 def test_a_second_interruption_is_no_traceback(monkeypatch):
@@ -617,13 +617,13 @@ def test_ends_are_one_line(capsys, monkeypatch, error, status, line):
         raise error
 
     monkeypatch.setattr(cli, "load_framework", failing)
-    assert run(capsys, "models") == (status, "", line)
+    assert run(capsys, "summary", "sa_unet") == (status, "", line)
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "load_framework", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["models"])
+        cli.main(["summary", "sa_unet"])
 
 
 def test_closed_pipe_is_no_error():

@@ -143,7 +143,37 @@ def two_folders_of_labels(root):
     return f"{root}: holds vessels and masks: expected one of these folders"
 
 
+def another_name_of_a_part(root):
+    fill(root / "validation", ["eye3"])
+    return f"{root / 'validation'}: is no folder that is read: move its photographs"
+
+
+def a_link_to_a_folder(root):
+    fill(root.parent / "clinic", ["eye3"])
+    for part in ("images", "vessels"):
+        (root / part / "clinic").symlink_to(root.parent / "clinic" / part)
+    return f"{root / 'images' / 'clinic'}: holds pictures, too"
+
+
+def a_link_to_nothing(root):
+    (root / "images" / "eye4.png").symlink_to(root / "gone.png")
+    return "eye4.png: links to nothing"
+
+
+def inside_out(root):
+    (root / "fov").mkdir()
+    for name, size in SIZES.items():
+        fov = np.full(size, 255, np.uint8)
+        fov[4:-4, 4:-4] = 0 if name == "eye2" else 255
+        write_png(root / "fov" / f"{name}.png", fov)
+    return "eye2.png: most vessels of"
+
+
 SPOILT = (
+    another_name_of_a_part,
+    a_link_to_a_folder,
+    a_link_to_nothing,
+    inside_out,
     no_label,
     no_photograph,
     another_size,
@@ -289,6 +319,11 @@ def test_a_test_on_images_trained_on_is_none(tmp_path, capsys, run):
     told = "trained or chosen on 1 of these {} images ({}), which are no test"
     error = complaint("--dataset", "folder", "--data-dir", str(tmp_path))
     assert told.format(2, "eye2") in error
+    # Shipped weights know them by their card.
+    card = weights.read_card(weights.find_pretrained("sa_unet_v2_drive"))
+    known = weights.seen_pixels("sa_unet_v2_drive")
+    assert known == set(card["data"]["seen_sha256"])
+    assert len(known) == len(card["data"]["images"])
     # A folder may hold photographs of a data set: pixels are known under any name.
     drawn = synthetic_fundus(100)
     about["seen_sha256"] = [weights.sha256_of_pixels(drawn.image)]

@@ -84,3 +84,12 @@ def test_a_shorter_or_longer_recipe_keeps_its_shares(epochs, rates):
     changed = with_epochs(RECIPES["cpu"], 4 * epochs)
     assert changed.whole_epochs == epochs  # 15 of 60
     assert changed.learning_rates == RECIPES["cpu"].learning_rates
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "momentum"),
+    [(60, 100, 0.998), (60, 10, 1 - 4 / 600), (1, 1, 0.0)],
+)
+def test_the_average_of_a_short_run_forgets_its_beginning(epochs, steps, momentum):
+    recipe = with_epochs(RECIPES["cpu"], epochs)
+    assert make_optimizer(recipe, steps).ema_momentum == pytest.approx(momentum)

@@ -20,6 +20,7 @@ from keras import layers
 from saunet import training
 from saunet.data.field import field_of_view
 from saunet.data.images import part_of
+from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError, RunError
 from saunet.layers import DropBlock2D
 from saunet.models import build_model
@@ -330,9 +331,6 @@ def test_run_json_says_what_was_run(whole_run):
     assert len(stored["images"]) == 2
     assert len(stored["validation"]) == 1
     assert sorted(stored["images"] + stored["validation"]) == ["a", "b", "c"]
-    seen = [s.image for s in SAMPLES if s.name in stored["images"]]
-    median = np.median([field_of_view(image)[1] for image in seen])
-    assert stored["fov_diameter"] == round(median)
     assert stored["versions"]["keras"] == keras.__version__
     assert {"python", "numpy", "saunet"} <= set(stored["versions"])
     assert stored["backend"] == keras.backend.backend()
@@ -375,10 +373,10 @@ def test_the_moving_average_is_saved_and_training_goes_on_without_it(
         raws.append(np.array(self.model.trainable_variables[0]))
 
     monkeypatch.setattr(training._RunFolder, "_save_state", save_state)
-    recipe = replace(PLAIN, ema=0.8, steps_per_epoch=1, epochs=4)
+    recipe = replace(PLAIN, ema=0.2, steps_per_epoch=1, epochs=5)
     run(recipe, tmp_path / "run")
     for k in (1, 2, 3):
-        expected = 0.8 * averages[k - 1] + 0.2 * raws[k]
+        expected = 0.2 * averages[k - 1] + 0.8 * raws[k]
         np.testing.assert_allclose(averages[k], expected, atol=1e-6)
         assert not np.allclose(averages[k], raws[k], atol=1e-6)
 
@@ -796,10 +794,62 @@ def test_a_damaged_state_is_one_line(tmp_path):
         run(replace(PLAIN, epochs=1), tmp_path / "run", resume=True)
 
 
+def test_a_run_whose_state_is_gone_is_not_begun_anew(tmp_path):
+    """It would write over the weights that are there."""
+    folder = tmp_path / "run"
+    run(replace(PLAIN, epochs=2), folder)
+    before = (folder / "last.weights.h5").read_bytes()
+    (folder / "state.npz").unlink()
+    with pytest.raises(InputError, match=r"state\.npz: is missing: bring it back"):
+        run(replace(PLAIN, epochs=2), folder, resume=True)
+    assert (folder / "last.weights.h5").read_bytes() == before
+
+
+def test_a_run_notes_the_field_of_view_unless_it_saw_pieces(tmp_path):
+    whole = [synthetic_fundus(seed, height=96, width=96) for seed in range(3)]
+    pieces = [
+        replace(s, image=s.image[32:64, 32:64], vessels=SAMPLES[0].vessels)
+        for s in whole
+    ]
+    noted = {}
+    for name, images in (("whole", whole), ("pieces", pieces)):
+        train(replace(PLAIN, epochs=1), images, tmp_path / name)
+        about = json.loads((tmp_path / name / "run.json").read_text())
+        noted[name] = about.get("fov_diameter")
+    median = np.median([field_of_view(s.image)[1] for s in whole])
+    assert noted == {"whole": round(median), "pieces": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: replace(s, name=7), "name of a sample: 7, expected a str"),
+        (lambda s: replace(s, vessels=1 - s.vessels), "expected less than half"),
+    ],
+)
+def test_samples_of_other_kinds_are_refused(tmp_path, change, message):
+    changed = [change(SAMPLES[0]), *SAMPLES[1:]]
+    with pytest.raises(InputError, match=message):
+        train(PLAIN, changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_is_not_held_out_from_itself(tmp_path):
+    twin = replace(SAMPLES[0], name="twin")
+    with pytest.raises(InputError, match="'twin' is held out and has the pixels of"):
+        train(replace(PLAIN, validation=("twin",)), [*SAMPLES, twin], tmp_path / "r")
+
+
+@pytest.mark.parametrize("start", ["", Path("runs/mine"), 3])
+def test_weights_to_start_from_are_a_word(start):
+    with pytest.raises(InputError, match=r"start_from=.* must be None or a str"):
+        replace(RECIPE, start_from=start)
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("sa_unet_v2_driven", "no weights 'sa_unet_v2_driven': give a folder"),
+        ("sa_unet_v2_driven", "no weights 'sa_unet_v2_driven': give a training run"),
         ("weights/sa_unet_drive/model.weights.h5", "a_conv"),
     ],
 )
@@ -951,7 +1001,7 @@ def test_the_optimizer_has_the_recipes_options():
     adamw = make_optimizer(RECIPE, 2)
     assert isinstance(adamw, keras.optimizers.AdamW)
     assert (adamw.weight_decay, adamw.global_clipnorm) == (1e-4, 1.0)
-    assert (adamw.use_ema, adamw.ema_momentum) == (True, 0.8)
+    assert (adamw.use_ema, adamw.ema_momentum) == (True, 1 - 4 / 6)
     adam = make_optimizer(PLAIN, 2)
     assert type(adam) is keras.optimizers.Adam
     assert not adam.use_ema
@@ -965,7 +1015,7 @@ def names(samples):
 
 
 def test_a_split_is_disjoint_complete_and_decided_by_the_seed():
-    many = [fundus_like(8, 8, name=str(i)) for i in range(12)]
+    many = [fundus_like(32, 32, name=str(i)) for i in range(12)]
     train_part, held_out = split(many, 4, 0)
     assert len(held_out) == 4
     assert not set(names(train_part)) & set(names(held_out))

@@ -6,8 +6,8 @@
     DIR/fov             optional, also named mask: a field of view for each; else found
 
 What training shall not see lies in DIR/test, in folders of the same names, and the
-rest may lie in DIR/training. Files are paired as by `saunet score`: by the number or
-the name that both sides share. Photographs need not be of one size.
+rest may lie in DIR/training. Files are paired as by `saunet score`: by one name, or by
+what both names begin with, up to the first number. Photographs need not be of one size.
 """
 
 import hashlib
@@ -34,6 +34,16 @@ from saunet.errors import InputError
 
 LABELS = ("vessels", "labels", "1st_manual", "masks")
 FIELDS = ("fov", "mask")
+HELD_OUT = (
+    "move its photographs and labels to training, and name those that choose the epoch "
+    "with --set validation=('name',)"
+)
+# What such a folder is likely to be named otherwise, and what to do about it.
+OTHER_PARTS = {
+    "train": "rename it to training",
+    "testing": "rename it to test",
+    **dict.fromkeys(("val", "valid", "validate", "validation"), HELD_OUT),
+}
 
 
 def load_folder(data_dir, split="train"):
@@ -77,7 +87,13 @@ def check_folder(data_dir):
         InputError: the folder does not exist.
     """
     problems, seen, names = [], {}, Counter()
-    for part in _parts(data_dir, "all"):
+    try:
+        parts = _parts(data_dir, "all")
+    except InputError as error:
+        if not Path(data_dir).is_dir():
+            raise
+        return [str(error)]
+    for part in parts:
         try:
             images, labels, fields = _find_files(part)
         except InputError as error:
@@ -119,6 +135,9 @@ def _parts(data_dir, split):
         raise InputError(
             f"{root}: no such folder: expected one that holds images and {LABELS[0]}"
         )
+    for name, instead in OTHER_PARTS.items():
+        if (root / name).is_dir() and list_tree(root / name):
+            raise InputError(f"{root / name}: is no folder that is read: {instead}")
     test = root / "test"
     if split == "test" and not test.is_dir():
         raise InputError(
@@ -152,6 +171,13 @@ def _list_flat(folder):
     """As `list_images`, but pictures in folders below are refused, not left out."""
     images = list_images(folder)
     below = [path for path in list_tree(folder) if path.parent != folder]
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{path}: links to nothing: bring the file back, or remove the link"
+            )
+        if path.is_symlink() and path.is_dir():
+            below += list_tree(path)
     if below:
         raise InputError(
             f"{below[0].parent}: holds pictures, too: expected all in {folder} itself, "
@@ -188,6 +214,11 @@ def _load(image, label, field):
     fov = field_of_view(pixels)[0] if field is None else read_fov(field)
     for path, mask in ((label, vessels), (field, fov)):
         of_one_size(mask, pixels, path)
+    if field is not None and 2 * vessels[fov > 0].sum() < vessels.sum():
+        raise InputError(
+            f"{field}: most vessels of {label} lie outside: expected white inside the "
+            "field of view, black outside"
+        )
     return Sample(
         name=image_stem(image),
         image=pixels,

@@ -190,11 +190,12 @@ class Recipe:
                 "patience and lowest rate, such as (0.5, 10, 1e-6)"
             )
         if not all(
-            isinstance(name, str) and _is_number(value)
+            isinstance(name, str) and _is_number(value) and value >= 0
             for name, value in self.loss_kwargs.items()
         ):
             raise InputError(
-                f"recipe field loss_kwargs={self.loss_kwargs!r} must be numbers by name"
+                f"recipe field loss_kwargs={self.loss_kwargs!r} must be numbers from 0 "
+                "on, by name"
             )
         start = self.start_from
         if start is not None and (not isinstance(start, str) or not start):

@@ -243,6 +243,12 @@ def test_parts_that_a_folder_has_not(tmp_path, capsys, run, options, message):
         load_folder(tmp_path / "nowhere")
 
 
+def test_a_split_that_no_folder_has_is_refused(tmp_path):
+    fill(tmp_path)
+    with pytest.raises(InputError, match="split 'val' is unknown: use train, test"):
+        load_folder(tmp_path, "val")
+
+
 def test_two_photographs_of_one_name_are_refused(tmp_path):
     fill(tmp_path / "training", ["eye1"])
     fill(tmp_path / "test", ["eye1"])

@@ -165,6 +165,8 @@ def test_a_record_names_the_gpus_that_computed(monkeypatch):
         ("weight_decay", -1),
         ("early_stopping", -1),
         ("loss_kwargs", {"mcc_weight": "a"}),
+        ("loss_kwargs", {"mcc_weight": -5}),
+        ("loss_kwargs", {1: 1.0}),
         ("loss_kwargs", {"mcc_weight": float("nan")}),
         ("upright", True),
         ("learning_rates", ((2, 1e-2), (1, 1e-3))),  # of one_cycle

@@ -130,6 +130,8 @@ def check_folder(data_dir):
 
 def _parts(data_dir, split):
     """Returns the folders of a split; a folder without a test part is all "train"."""
+    if split not in ("train", "test", "all"):
+        raise InputError(f"split {split!r} is unknown: use train, test or all")
     root = Path(data_dir)
     if not root.is_dir():
         raise InputError(

@@ -404,6 +404,12 @@ def test_whole_epochs_keep_their_share(capsys, monkeypatch, options, epochs):
     assert (recipe.epochs, recipe.whole_epochs) == epochs
 
 
+@pytest.mark.parametrize("option", ["--model sa_unet", "--set model=sa_unet"])
+def test_another_network_has_its_own_options(capsys, monkeypatch, option):
+    recipe = train_recipe(capsys, monkeypatch, *option.split())["recipe"]
+    assert (recipe.model, recipe.model_kwargs) == ("sa_unet", {})
+
+
 def test_train_starts_from_weights_with_their_network(capsys, monkeypatch):
     for start in (
         ("--set", "start_from=sa_unet_drive"),

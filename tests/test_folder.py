@@ -14,7 +14,7 @@ from saunet.data.images import read_image, write_png
 from saunet.data.pipeline import random_batches
 from saunet.data.synthetic import synthetic_fundus
 from saunet.errors import InputError
-from saunet.inference import PADDING, load_segmenter
+from saunet.inference import PADDING, load_pretrained, load_segmenter
 from saunet.models import build_model
 
 SIZES = {"eye1": (40, 50), "eye2": (36, 33), "eye10": (60, 44)}
@@ -271,6 +271,10 @@ def run(tmp_path_factory):
     model = build_model("sa_unet_v2", **recipe["model_kwargs"])
     weights.save_weights(model, folder / "last.weights.h5")
     return folder
+
+
+def test_load_pretrained_opens_a_run(run):
+    assert load_pretrained(run, engine="keras").name == load_segmenter(run).name
 
 
 def test_a_run_folder_is_weights(run):

@@ -68,7 +68,7 @@ STARE = replace(
 # Said below the tables of a dataset.
 NOTES = {
     "drive": "The run of `sa_unet_gn_silu` is older than the start of its transposed "
-    "convolutions by he_normal, as in the authors' code: they began by Keras's default.",
+    "convolutions by he_normal, as in the authors' code: Keras's default began them.",
     "stare": "Published is a split of 16 and 4 images without their names: that the 4 "
     "are the last ones, our fold 4, is taken, not known.",
 }
